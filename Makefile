@@ -10,6 +10,7 @@ help: ## List the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | while IFS=$$'\t' read -r t d; do printf '  make %-11s%s\n' "$$t" "$$d"; done
 
 setup: $(READY) ## Create .venv and install everything, pinned (the other targets do it by themselves)
+	@echo 'Ready: .venv ('$$($(PY) -V)')'
 
 demo: $(READY) ## Train Neural Resizer + a small Swin on synthetic faces, CPU, about 3 minutes
 	@$(VENV)/bin/fer_nr_run nbs/experiments/params/demo.yaml $(ARGS)
@@ -40,8 +41,8 @@ $(READY): constraints.txt settings.ini setup.py pyproject.toml
 	  echo "Creating .venv with $$found ($$($$found -V))"; "$$found" -m venv --clear .venv || exit 1; fi; \
 	rm -f $(READY); touch .venv/.installing; echo "Installing what constraints.txt names (the first time: 2-3 minutes, 6.5 GB)"; \
 	PYTHONUNBUFFERED=1 $(PY) -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e ".[dev]" 2>&1 | tee .venv/install.log | \
-	  { n=0; end='\n'; [ ! -t 1 ] || end='\033[K\r'; while read -r what name _; do case $$what in \
-	    Collecting) n=$$((n+1)); [ ! -t 1 ] && [ $$((n % 60)) -ne 0 ] || printf "  %3d packages found, now %s$$end" $$n "$${name%%[=<>~!;]*}";; \
+	  { n=0; end='\n'; [ ! -t 1 ] || end='\033[K\r'; while read -r what name _; do name=$${name##*/}; case $$what in \
+	    Collecting|Processing) n=$$((n+1)); [ ! -t 1 ] && [ $$((n % 60)) -ne 0 ] || printf "  %3d packages found, now %s$$end" $$n "$${name%%[=<>~!;]*}";; \
 	    Installing) [ "$$name" != collected ] || [ $$n = 0 ] || printf '  unpacking %s packages, about a minute\033[K\n' $$n;; esac; done; } \
-	  || { rm -f .venv/.installing; echo "The installation failed; its last lines (all of them: .venv/install.log):" >&2; tail -n 12 .venv/install.log >&2; exit 1; }; \
-	rm -f .venv/.installing; printf '%s' '$(CURDIR)' > $(READY); echo "Ready: .venv"
+	  || { rm -f .venv/.installing; echo "The installation failed; its last lines (all of them: .venv/install.log; rm -rf .venv starts afresh):" >&2; tail -n 12 .venv/install.log >&2; exit 1; }; \
+	rm -f .venv/.installing; printf '%s' '$(CURDIR)' > $(READY)
