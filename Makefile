@@ -27,8 +27,8 @@ docs: $(READY) ## Build the site into _docs/
 notebooks: $(READY) ## Run every notebook in place, keep the outputs, clean, export, write README.md
 	@$(PY) -c 'from fer_nr.docs import refresh; refresh()'
 
-# The last line of a set-up that went well writes .ready (with the folder, as a moved .venv no longer works). One that was cut off leaves
-# .installing behind, and the next one starts from an empty .venv.
+# The last line of a set-up that went well writes .ready (with the folder, as a moved .venv no longer works). One that was cut off
+# while it unpacked leaves .installing behind, and the next one starts from an empty .venv.
 ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 $(READY): FORCE
 endif
@@ -44,5 +44,5 @@ $(READY): constraints.txt settings.ini setup.py pyproject.toml
 	  { n=0; end='\n'; [ ! -t 1 ] || end='\033[K\r'; while read -r what name _; do name=$${name##*/}; case $$what in \
 	    Collecting|Processing) n=$$((n+1)); [ ! -t 1 ] && [ $$((n % 60)) -ne 0 ] || printf "  %3d packages found, now %s$$end" $$n "$${name%%[=<>~!;]*}";; \
 	    Installing) [ "$$name" != collected ] || [ $$n = 0 ] || printf '  unpacking %s packages, about a minute\033[K\n' $$n;; esac; done; } \
-	  || { rm -f .venv/.installing; echo "The installation failed; its last lines (all of them: .venv/install.log; rm -rf .venv starts afresh):" >&2; tail -n 12 .venv/install.log >&2; exit 1; }; \
+	  || { grep -q '^Installing collected' .venv/install.log || rm -f .venv/.installing; echo "The installation failed; its last lines (all of them: .venv/install.log; rm -rf .venv starts afresh):" >&2; grep -v '^WARNING' .venv/install.log | tail -n 8 | cut -c1-200 >&2; exit 1; }; \
 	rm -f .venv/.installing; printf '%s' '$(CURDIR)' > $(READY)
