@@ -6,8 +6,8 @@
 __all__ = ['cell_tags', 'page_name', 'to_myst', 'last_shown', 'ToMyst', 'build_site', 'readme', 'write_readme', 'execute',
            'refresh']
 
-# %% ../nbs/90_docs.ipynb #83d5a100
-import os, re, shutil, subprocess, sys
+# %% ../nbs/90_docs.ipynb #95c00756
+import os, re, shutil, subprocess, sys, tempfile
 from base64 import b64decode
 from pathlib import Path
 
@@ -41,9 +41,10 @@ def page_name(nb, # path of a notebook
     "`00_data.ipynb` is the page `data`"
     return _nbpath2html(Path(nb)).stem
 
-# %% ../nbs/90_docs.ipynb #221d14dc
+# %% ../nbs/90_docs.ipynb #c7f18f95
 _shown = re.compile(r'^---\n\s*(?:(\[source\].*)\n\s*)?(#+) (\S+)$', re.M) # what `show_doc` prints first
 _callout = re.compile(r'^(:{3,})\s*\{\.callout-(\w+)[^}]*\}', re.M)
+_fence = re.compile(r'^```.*?^```', re.M|re.S)
 _nb_link = re.compile(r'(\]\((?!\w+:)[^)\s]*?)([^/)\s]+\.ipynb)')
 
 def to_myst(text:str, # Markdown as nbdev hands it over
@@ -56,6 +57,7 @@ def to_myst(text:str, # Markdown as nbdev hands it over
         return f'({page}.{name})=\n{m[2]} `{m[3]}`\n\n<a id="{name}"></a>{m[1] or ""}\n'
     text = _shown.sub(target, text)
     text = re.sub(re.escape(site)+r'/(?:[\w-]+/)*([\w-]+)\.html#([\w.]+)', lambda m: f'#{m[1]}.{m[2]}'.lower(), text)
+    text = _fence.sub(lambda m: re.sub(r'\[(`[^`]+`)\]\([^)]*\)', r'\1', m[0]), text) # nbdev links names in signatures too, where nothing renders them
     text = _nb_link.sub(lambda m: m[1]+page_name(m[2])+'.ipynb', text)
     return re.sub(r'\{target="_blank"[^}]*\}', '{.source}', _callout.sub(r'\1{\2}', text))
 
@@ -121,7 +123,7 @@ def _arrange(proc): # folder of processed notebooks; returns nothing
                    _toctree('Experiments', [v for p,v in pages.items() if len(p.parts)>1])]
     write_nb(home, proc/'index.ipynb')
 
-# %% ../nbs/90_docs.ipynb #a1915ae8
+# %% ../nbs/90_docs.ipynb #d3ed89fa
 def build_site(dest=None, # folder of the site; None: `doc_path` of settings.ini, `_docs`
               )->Path: # its first page
     "Render all notebooks with Sphinx and MyST-NB; raises `RuntimeError` with Sphinx's words at the first warning"
@@ -129,8 +131,12 @@ def build_site(dest=None, # folder of the site; None: `doc_path` of settings.ini
     dest = Path(dest or cfg.doc_path).resolve()
     proc = proc_nbs(force=True)
     _arrange(proc)
-    r = subprocess.run([sys.executable, '-m', 'sphinx', '-qEW', '--keep-going', '-c', cfg.nbs_path, proc, dest], capture_output=True, text=True)
-    if r.returncode: raise RuntimeError(f'The site does not build:\n{r.stderr.strip()}')
+    with tempfile.TemporaryDirectory() as tmp: # MyST-NB leaves a folder beside the site, and a failed build keeps the old site
+        cmd = [sys.executable, '-m', 'sphinx', '-qEW', '--keep-going', '-d', f'{tmp}/doctrees', '-c', cfg.nbs_path, proc, f'{tmp}/html']
+        r = subprocess.run(cmd, capture_output=True, text=True)
+        if r.returncode: raise RuntimeError(f'The site does not build:\n{r.stderr.strip()}')
+        shutil.rmtree(dest, ignore_errors=True)
+        shutil.move(f'{tmp}/html', dest)
     return dest/'index.html'
 
 # %% ../nbs/90_docs.ipynb #51ec35b6
