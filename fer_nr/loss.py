@@ -119,7 +119,7 @@ def _reduce(loss,          # (B,) unweighted
     if reduction=='mean': return loss.mean() if weight is None else loss.sum()/weight.sum()
     raise ValueError(f"reduction {reduction!r}: expected 'mean', 'sum' or 'none'")
 
-# %% ../nbs/02_loss.ipynb #0d7ea583
+# %% ../nbs/02_loss.ipynb #bbe928a8
 def _as_weight(weight,         # (K,) numbers
               )->torch.Tensor: # (K,) float32
     "Class weights as a tensor; raises `ValueError` unless they are finite, >= 0 and not all zero"
@@ -128,11 +128,16 @@ def _as_weight(weight,         # (K,) numbers
         raise ValueError(f'weight {w.tolist()}: expected one finite number >= 0 per class, not all zero')
     return w
 
+def _plain(x,             # a tensor, also of one of fastai's types
+          )->torch.Tensor:
+    "The same as a plain tensor"
+    return x if type(x) is torch.Tensor else x.as_subclass(torch.Tensor)
+
 def _check_batch(logits,  # (B, K)
                  target,  # (B,)
                 )->tuple: # the same as plain tensors, target int64
-    "One clear line for shapes and labels that do not fit; takes off fastai's tensor types"
-    logits, target = (o.as_subclass(torch.Tensor) for o in (logits, target))
+    "One clear line for shapes and labels that do not fit"
+    logits, target = _plain(logits), _plain(target)
     if logits.ndim!=2: raise ValueError(f'logits are {tuple(logits.shape)}: expected (batch, classes)')
     (B, K), soft = logits.shape, target.is_floating_point()
     if target.shape!=(B,) or soft:
@@ -231,14 +236,14 @@ def flat_prior(prior,           # (K, K), K > 1
     d, K = p.diagonal()[:, None], len(p)
     return torch.where(torch.eye(K, dtype=torch.bool, device=p.device), d, (1-d)/(K-1))
 
-# %% ../nbs/02_loss.ipynb #f0e99d16
+# %% ../nbs/02_loss.ipynb #d66c7f8b
 class SoftVoteCE(CrossEntropy):
     "Cross-entropy with each image's own votes, $-\\sum_c v_c \\log p_c$; `weight` applies to the classes' terms, as in `F.cross_entropy`"
     def forward(self,
         logits,        # (B, K) floats of any precision
         target,        # (B, K) floats, rows sum to one
     )->torch.Tensor:   # a number, or (B,) for reduction='none'; float32 at least
-        logits, target = (o.as_subclass(torch.Tensor) for o in (logits, target))
+        logits, target = _plain(logits), _plain(target)
         if logits.ndim!=2 or target.shape!=logits.shape or not target.is_floating_point():
             raise ValueError(f"target is {tuple(target.shape)} {target.dtype}: expected vote distributions {tuple(logits.shape)}, as from face_dls(…, target='votes')")
         if not torch.compiler.is_compiling() and not (((target.sum(1)-1).abs()<.01) & (target>=0).all(1)).all():
