@@ -193,18 +193,19 @@ def param_groups(model:FERModel, # its trainable parameters, each in one group
         groups += [dict(g, lr_scale=1., name=f'{part}.{i}') for i,g in enumerate(param_groups_weight_decay(getattr(model, part), weight_decay))]
     return groups
 
-# %% ../nbs/03_backbone.ipynb #64386531
+# %% ../nbs/03_backbone.ipynb #6e0c782d
 def _resizer_args(r):
     "The arguments that make `NeuralResizer` `r` again; None if it holds modules of somebody's own"
     if type(r) is not NeuralResizer: return None
     kind = lambda m, same: {SRUpscale:'sr', LearnedDownscale:'ltr', nn.Identity:same}.get(type(m), getattr(m, 'mode', None))
     args = dict(up=kind(r.up, 'images'), stn=isinstance(r.stn, STN), down=kind(r.down, 'none'), in_size=r.in_size, up_size=r.up_size, size=r.size,
                 in_chans=getattr(r.up, 'in_chans', 3))
-    try: twin = NeuralResizer(**args, augment=r.augment)
+    try: twin = NeuralResizer(**args)
     except ValueError: return None
-    return args if repr(twin)==repr(r) and getattr(r.down, 'scale_factor', None) is None else None
+    alike = all(repr(getattr(twin, p))==repr(getattr(r, p)) for p in ('up', 'stn', 'down'))
+    return args if alike and getattr(r.down, 'scale_factor', None) is None else None
 
-# %% ../nbs/03_backbone.ipynb #aba259ff
+# %% ../nbs/03_backbone.ipynb #5686e545
 def save_weights(model:FERModel, # as `fer_model` made it
                  path:str|Path,  # .safetensors
                  meta:dict|None=None # anything that JSON takes: classes, run, metrics
@@ -215,7 +216,7 @@ def save_weights(model:FERModel, # as `fer_model` made it
     info = dict(args=dict(model.args, resizer=_resizer_args(model.resizer)), meta=meta or {})
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
-        save_file(sd, part, dict(format='pt', fer_nr=json.dumps(info)))
+        save_file(sd, part, dict(fer_nr=json.dumps(info))) # one entry: their order would vary from file to file
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
     return path
