@@ -6,7 +6,7 @@
 __all__ = ['cell_tags', 'page_name', 'to_myst', 'last_shown', 'ToMyst', 'build_site', 'readme', 'write_readme', 'execute',
            'refresh']
 
-# %% ../nbs/90_docs.ipynb #95c00756
+# %% ../nbs/90_docs.ipynb #53027da6
 import os, re, shutil, subprocess, sys, tempfile
 from base64 import b64decode
 from pathlib import Path
@@ -21,7 +21,7 @@ from nbdev.config import get_config
 from nbdev.doclinks import _nbpath2html, nbdev_export as export_package
 from nbdev.frontmatter import FrontmatterProc
 from nbdev.process import NBProcessor, Processor
-from nbdev.processors import add_links, hide_, hide_line, rm_export
+from nbdev.processors import hide_, hide_line, rm_export
 from nbdev.serve import proc_nbs
 
 # %% ../nbs/90_docs.ipynb #bf976fda
@@ -139,7 +139,7 @@ def build_site(dest=None, # folder of the site; None: `doc_path` of settings.ini
         shutil.move(f'{tmp}/html', dest)
     return dest/'index.html'
 
-# %% ../nbs/90_docs.ipynb #51ec35b6
+# %% ../nbs/90_docs.ipynb #a9387c3d
 def _outputs(cell, images):
     "Markdown of a code cell's outputs; adds to `images`"
     for o in cell.get('outputs', []):
@@ -151,17 +151,22 @@ def _outputs(cell, images):
         elif 'text/markdown' in d: yield ''.join(d['text/markdown']).strip()
         else:
             text = ''.join(d.get('text/plain', o.get('text', ''))).rstrip()
-            if text and o.get('name')!='stderr': yield '\n'.join('    '+l for l in text.splitlines())
+            if text and o.get('name')!='stderr' and not re.fullmatch(r'<.* object.*>', text): yield '\n'.join('    '+l for l in text.splitlines())
 
-# %% ../nbs/90_docs.ipynb #953341d9
+# %% ../nbs/90_docs.ipynb #43999dd9
+def _from_root(text, folder):
+    "Relative links of a notebook in `folder`, as a file above it has to write them"
+    return re.sub(r'(\]\()(?!\w+:|[#/])([^)\s]+)', lambda m: m[1]+os.path.normpath(f'{folder}/{m[2]}'), text)
+
+# %% ../nbs/90_docs.ipynb #4bb2629d
 def readme(nb, # path of the notebook
           )->tuple[str,dict[str,bytes]]: # Markdown, and its pictures by path
     "What README.md should hold: `nb` as nbdev's processors leave it"
-    nb = NBProcessor(nb, procs=[FrontmatterProc, hide_line, rm_export, hide_, add_links], process=True).nb
+    nb = NBProcessor(nb, procs=[FrontmatterProc, hide_line, rm_export, hide_], process=True).nb
     images,res = {}, [f"# {nb.frontmatter_['title']}", f"> {nb.frontmatter_.get('description', '')}",
                       f'<!-- Made from {Path(nb.path_).name}: edit there. -->']
     for c in nb.cells:
-        if c.cell_type=='markdown': res.append(c.source)
+        if c.cell_type=='markdown': res.append(_from_root(c.source, Path(nb.path_).parent.name))
         if c.cell_type!='code': continue
         source,tags = cell_tags(c.source)
         if 'remove-input' not in tags and 'false' not in c.directives_.get('echo:', ()): res.append(f'```python\n{source}\n```')
