@@ -5,140 +5,153 @@
 # %% auto #0
 __all__ = ['affine_matrix', 'warp', 'jitter', 'erase', 'Augment', 'augmentation']
 
-# %% ../nbs/00b_augment.ipynb #ce9d4125
+# %% ../nbs/00b_augment.ipynb #a6ed6813
 import torch
 import torch.nn.functional as F
 from torch import nn
+from fastcore.basics import patch
 
-# %% ../nbs/00b_augment.ipynb #a1d4a793
+# %% ../nbs/00b_augment.ipynb #7b792420
 def affine_matrix(angle:torch.Tensor,     # (B,) rotation in degrees, clockwise
                   scale:torch.Tensor,     # (B,) zoom, > 0; above 1 the face grows
-                  shear:torch.Tensor,     # (B,) degrees between the verticals before and after
+                  shear:torch.Tensor,     # (B,) degrees by which verticals lean
                   translate:torch.Tensor, # (B, 2) shift to the right and down, in widths and heights
                   flip:torch.Tensor,      # (B,) -1 mirrors left and right, 1 does not
                   ratio:float=1.,         # height / width of the result
-                 )->torch.Tensor:         # (B, 2, 3) for `F.grid_sample`: from the result's coordinates to the image's
-    "Inverse of flip, then shear, rotation and zoom about the centre, then shift, in coordinates from -1 to 1"
+                 )->torch.Tensor:         # (B, 2, 3) for `warp`: from the result's coordinates to the image's
+    "Backwards through shift, zoom and rotation about the centre, shear, flip, in coordinates from -1 to 1"
     a,k = angle.deg2rad(),shear.deg2rad().tan()
     c,s = a.cos()/scale,a.sin()/scale
     m = torch.stack([flip*(c-k*s), flip*(s+k*c)*ratio, -s/ratio, c], -1).view(-1,2,2)
     return torch.cat([m, -2*m@translate[...,None]], -1)
 
-# %% ../nbs/00b_augment.ipynb #6180595f
+# %% ../nbs/00b_augment.ipynb #093b7484
 def warp(x:torch.Tensor,           # (B, C, H, W)
          matrix:torch.Tensor,      # (B, 2, 3) from `affine_matrix`
          size:tuple,               # height and width of the result
          padding:str='reflection', # what lies outside of the image: `'reflection'`, `'border'` or `'zeros'`
         )->torch.Tensor:           # (B, C, *size)
-    "Resize and move the images in one bilinear `F.grid_sample`; with the identity it is `F.interpolate`"
+    "Resize and move images in one bilinear `F.grid_sample`; with the identity it is `F.interpolate`"
     h,w = size
-    # the pixels' centres run from -1+1/w to 1-1/w; the grid is the sum of a part per row and a part per column
-    xs,ys = [(2*torch.arange(n, device=x.device)+1)/n-1 for n in (w,h)]
-    cols = matrix[:,None,:,0]*xs[:,None]                     # (B, w, 2)
-    rows = matrix[:,None,:,1]*ys[:,None]+matrix[:,None,:,2]  # (B, h, 2)
-    grid = rows[:,:,None]+cols[:,None]                       # (B, h, w, 2)
+    xs,ys = [(2*torch.arange(n, device=x.device)+1)/n-1 for n in (w,h)] # pixel centres
+    cols = matrix[:,None,:,0]*xs[:,None]                                # (B, w, 2)
+    rows = matrix[:,None,:,1]*ys[:,None]+matrix[:,None,:,2]             # (B, h, 2)
+    grid = rows[:,:,None]+cols[:,None]                                  # (B, h, w, 2)
     y = F.grid_sample(x, grid, padding_mode='border' if padding=='zeros' else padding, align_corners=False)
+    # black begins at the edge of the result's pixels: `grid_sample`'s zeros would darken half a pixel of the small image
     if padding!='zeros': return y
-    # black begins at the edge of the *result's* pixels: zeros in `grid_sample` would darken half a pixel of the small image
-    inside = ((1-grid.abs())*grid.new_tensor([w,h])/2+.5).clamp(0,1).prod(-1)
-    return y*inside[:,None]
+    inside = [((1-g.abs())*n/2+.5).clamp(0,1) for g,n in zip(grid.unbind(-1), (w,h))]
+    return y*(inside[0]*inside[1])[:,None]
 
-# %% ../nbs/00b_augment.ipynb #4ed0e4ab
-def _grey(x): # (B, C, H, W) -> (B, 1, H, W), the luma of ITU-R BT.601 as torchvision weighs it
+# %% ../nbs/00b_augment.ipynb #8fc79be6
+def _grey(x): # (B, C, H, W) -> (B, 1, H, W): luma with torchvision's weights
     return x if x.shape[1]==1 else (x*x.new_tensor([.2989,.587,.114])[:,None,None]).sum(1, keepdim=True)
 
 def jitter(x:torch.Tensor,               # (B, 1 or 3, H, W) in [0, 1]
            brightness:torch.Tensor=None, # (B,) factor >= 0: 0 is black, 1 leaves the image as it is
            contrast:torch.Tensor=None,   # (B,) factor >= 0: 0 is the image's mean grey
-           saturation:torch.Tensor=None, # (B,) factor >= 0: 0 is the grey image; without effect on one channel
-           tone:torch.Tensor=None,       # (B,) in [-1, 1]: above 0 lifts the middle greys, black and white stay
-          )->torch.Tensor:               # in [0, 1]
-    "Light and colour, one factor per image, clamped after each step; the first three as in torchvision, `tone` is Guo et al. 2020's x + tone·x·(1−x)"
+           saturation:torch.Tensor=None, # (B,) factor >= 0: 0 is the grey image; nothing happens to one channel
+           tone:torch.Tensor=None,       # (B,) in [-1, 1]: above 0 lifts the middle greys
+          )->torch.Tensor:               # (B, 1 or 3, H, W) in [0, 1]
+    "Light and colour with a factor per image; the first three are torchvision's, `tone` is Guo et al. 2020's curve"
     per = lambda v: v.to(x)[:,None,None,None]
     if brightness is not None: x = (x*per(brightness)).clamp(0,1)
     if contrast is not None: x = torch.lerp(_grey(x).mean((1,2,3), keepdim=True), x, per(contrast)).clamp(0,1)
     if saturation is not None and x.shape[1]==3: x = torch.lerp(_grey(x), x, per(saturation)).clamp(0,1)
-    if tone is not None: x = x + per(tone)*x*(1-x)
-    return x
+    return x if tone is None else x+per(tone)*x*(1-x)
 
-# %% ../nbs/00b_augment.ipynb #b440eef2
+# %% ../nbs/00b_augment.ipynb #b1984f83
 def erase(x:torch.Tensor,   # (B, C, H, W)
           box:torch.Tensor, # (B, 4) left, top, right, bottom in widths and heights; an empty box erases nothing
          )->torch.Tensor:   # (B, C, H, W)
-    "Fill one box per image with the image's mean (Random Erasing, Zhong et al. 2020)"
+    "Fill a box in each image with the mean of that image (Random Erasing, Zhong et al. 2020)"
     h,w = x.shape[-2:]
-    l,t,r,b = box.to(x.device, torch.float32).unbind(1)
+    l,t,r,b = box.to(x.device, torch.float32)[:,:,None].unbind(1)                                     # (B, 1) each
     xs,ys = [(torch.arange(n, device=x.device)+.5)/n for n in (w,h)]
-    inside = ((ys>=t[:,None])&(ys<b[:,None]))[:,None,:,None] & ((xs>=l[:,None])&(xs<r[:,None]))[:,None,None]
+    inside = ((ys>=t)&(ys<b))[:,None,:,None] & ((xs>=l)&(xs<r))[:,None,None]                          # (B, 1, H, W)
     return torch.where(inside, x.mean((2,3), keepdim=True), x)
 
-# %% ../nbs/00b_augment.ipynb #42e76f0b
+# %% ../nbs/00b_augment.ipynb #f8583dfc
+def _boxes(u, p, area): # (B, 4) uniform numbers, probability, range of areas -> (B, 4) boxes, empty with probability 1-p
+    share = area[0]+(area[1]-area[0])*u[:,:1]/p # below p the first number is uniform in [0, p): it serves twice
+    aspect = 3**(2*u[:,1:2]-1)
+    wh = (share*torch.cat([aspect,1/aspect], 1)).sqrt().clamp(max=1)*(u[:,:1]<p)
+    lt = u[:,2:]*(1-wh)
+    return torch.cat([lt,lt+wh], 1)
+
+# %% ../nbs/00b_augment.ipynb #39bb8766
 class Augment(nn.Module):
-    "Random geometry, light and erasing per image in training; in evaluation only the resize"
+    "Random geometry, light and erasing for each image in training; only the resize in evaluation"
     def __init__(self,
                  flip:float=.5,           # probability of mirroring
-                 rotate:tuple=(),         # degrees: each r is a rotation drawn from [-r, r]; several add up
-                 scale:tuple=(1.,1.),     # smallest and largest zoom, log-uniform between them
+                 rotate:tuple=(),         # degrees: each r is a rotation from [-r, r]; up to three add up
+                 scale:tuple=(1.,1.),     # smallest and largest zoom, > 0, log-uniform between
                  translate:float=0.,      # largest shift, in widths and heights
                  shear:float=0.,          # largest shear in degrees
                  brightness:float=0.,     # factor from [1-b, 1+b]
                  contrast:float=0.,       # factor from [1-c, 1+c]
                  saturation:float=0.,     # factor from [1-s, 1+s]
-                 tone:float=0.,           # tone curve from [-t, t], t <= 1
-                 erasing:float=0.,        # probability of an erased box
-                 area:tuple=(.02,.2),     # smallest and largest share of the image that a box erases
+                 tone:float=0.,           # curve from [-t, t], t <= 1
+                 erasing:float=0.,        # probability that a box is erased
+                 area:tuple=(.02,.2),     # smallest and largest share of the image that it covers
                  padding:str='reflection' # outside of the image: `'reflection'`, `'border'` or `'zeros'`
                 ):
         super().__init__()
-        self.flip,self.rotate,self.scale,self.translate,self.shear = flip,tuple(rotate),tuple(scale),translate,shear
+        if padding not in ('reflection','border','zeros'): raise ValueError(f'padding {padding!r} is unknown: expected reflection, border or zeros')
+        if len(rotate)>3 or min(scale)<=0: raise ValueError(f'rotate={rotate}, scale={scale}: expected up to three rotations and zooms > 0')
+        self.flip,self.rotate,self.scale,self.translate,self.shear = flip,rotate,scale,translate,shear
         self.light = dict(brightness=brightness, contrast=contrast, saturation=saturation, tone=tone)
-        self.erasing,self.area,self.padding = erasing,tuple(area),padding
+        self.erasing,self.area,self.padding = erasing,area,padding
 
-    def draw(self, n:int # images
-            )->dict:     # name -> (n, …) tensor on the CPU: what `transform` needs
-        "Random parameters for `n` images from torch's default generator, the same on every device"
-        u = torch.rand(n, 16) # the count is fixed, so that one option never shifts the random numbers of another
-        sym = 2*u-1
-        angle = sum((r*sym[:,i] for i,r in enumerate(self.rotate)), torch.zeros(n)) # up to three rotations: columns 0-2
-        lo,hi = torch.tensor(self.scale).log()
-        p = dict(angle=angle, scale=(lo+(hi-lo)*u[:,3]).exp(), shear=self.shear*sym[:,4],
-                 translate=self.translate*sym[:,5:7], flip=1-2*(u[:,7]<self.flip).float())
-        p |= {k: v*sym[:,8+i]+(k!='tone') for i,(k,v) in enumerate(self.light.items()) if v}
-        if self.erasing: p['box'] = self._box(u[:,12:])
-        return p
+# %% ../nbs/00b_augment.ipynb #93591f1a
+@patch
+def draw(self:Augment,
+         n:int # images
+        )->dict: # name -> (n, …) tensor on the CPU
+    "Random parameters for `n` images, from torch's default generator"
+    u = torch.rand(n, 16) # columns: 3 rotations, zoom, shear, 2 shifts, flip, 4 lights, 4 for the box
+    sym = 2*u-1
+    lo,hi = torch.tensor(self.scale).log()
+    p = dict(angle=sym[:,:len(self.rotate)]@torch.tensor(self.rotate, dtype=torch.float32), scale=(lo+(hi-lo)*u[:,3]).exp(),
+             shear=self.shear*sym[:,4], translate=self.translate*sym[:,5:7], flip=1-2*(u[:,7]<self.flip).float())
+    for i,(k,v) in enumerate(self.light.items()):
+        if v: p[k] = v*sym[:,8+i]+(k!='tone') # a tone is around 0, a factor around 1
+    if self.erasing: p['box'] = _boxes(u[:,12:], self.erasing, self.area)
+    return p
 
-    def _box(self, u): # (n, 4) uniform numbers -> (n, 4) boxes, log-uniform aspect between 1/3 and 3
-        go,place = u[:,0],u[:,2:]
-        share = self.area[0]+(self.area[1]-self.area[0])*go/self.erasing # go is uniform below erasing where a box is drawn
-        aspect = 3**(2*u[:,1:2]-1)
-        wh = (share[:,None]*torch.cat([aspect,1/aspect], 1)).sqrt().clamp(max=1)*(go<self.erasing)[:,None]
-        lt = place*(1-wh)
-        return torch.cat([lt,lt+wh], 1)
+# %% ../nbs/00b_augment.ipynb #3f3e634d
+@patch
+def transform(self:Augment,
+              x:torch.Tensor, # (B, 1 or 3, H, W) in [0, 1]
+              params:dict,    # of B images, from `draw`
+              size:int=None,  # side of the result; None keeps H and W
+             )->torch.Tensor: # (B, 1 or 3, size, size), type of `x`
+    "The augmentation that `params` describe"
+    h,w = (size,size) if size else x.shape[-2:]
+    p = {k:v.to(x.device, non_blocking=True) for k,v in params.items()}
+    with torch.autocast(x.device.type, enabled=False):
+        m = affine_matrix(*(p[k] for k in ('angle','scale','shear','translate','flip')), ratio=h/w)
+        y = jitter(warp(x.float(), m, (h,w), self.padding), **{k:p[k] for k in self.light if k in p})
+        return (erase(y, p['box']) if 'box' in p else y).to(x.dtype)
 
-    def transform(self, x, params, size=None):
-        "The augmentation that `params` (from `draw`) describe, image by image"
-        h,w = (size,size) if size else x.shape[-2:]
-        p = {k:v.to(x.device, non_blocking=True) for k,v in params.items()}
-        geometry = affine_matrix(*[p[k] for k in ('angle','scale','shear','translate','flip')], ratio=h/w)
-        with torch.autocast(x.device.type, enabled=False):
-            y = warp(x.float(), geometry, (h,w), self.padding)
-            y = jitter(y, **{k:p[k] for k in self.light if k in p})
-            return (erase(y, p['box']) if 'box' in p else y).to(x.dtype)
+# %% ../nbs/00b_augment.ipynb #74a5ec3d
+@patch
+def forward(self:Augment,
+            x:torch.Tensor, # (B, 1 or 3, H, W) in [0, 1]
+            size:int=None,  # side of the result; None keeps H and W
+           )->torch.Tensor: # (B, 1 or 3, size, size)
+    "New random parameters in training; the resize alone in evaluation"
+    if self.training: return self.transform(x, self.draw(len(x)), size)
+    return x if size is None else F.interpolate(x, (size,size), mode='bilinear', align_corners=False)
 
-    def forward(self, x:torch.Tensor, # (B, 1 or 3, H, W) in [0, 1]
-                size:int=None,        # side of the result; None keeps H and W
-               )->torch.Tensor:       # (B, 1 or 3, size, size)
-        if self.training: return self.transform(x, self.draw(len(x)), size)
-        return x if size is None else F.interpolate(x, (size,size), mode='bilinear', align_corners=False)
-
-# %% ../nbs/00b_augment.ipynb #6f3eb264
-_authors = dict(flip=.5, rotate=(45,15), scale=(1.2,1.2), brightness=.4, contrast=.4, saturation=.4, padding='zeros')
-_modern  = dict(flip=.5, rotate=(15,), scale=(.87,1.15), translate=.07, shear=5., brightness=.25, contrast=.25, saturation=.25, tone=.4,
-                erasing=.5, area=(.02,.2))
+# %% ../nbs/00b_augment.ipynb #24c760b6
+_SETS = dict(
+    authors=dict(flip=.5, rotate=(45,15), scale=(1.2,1.2), brightness=.4, contrast=.4, saturation=.4, padding='zeros'),
+    modern=dict(flip=.5, rotate=(15,), scale=(.87,1.15), translate=.07, shear=5., brightness=.25, contrast=.25, saturation=.25, tone=.4, erasing=.5))
 
 def augmentation(name:str # `'none'`, `'authors'` or `'modern'`
-                )->Augment|None:
-    "The augmentation of that name, None for `'none'`; raises `ValueError` for an unknown name"
-    named = dict(authors=_authors, modern=_modern)
-    if name!='none' and name not in named: raise ValueError(f"augmentation {name!r} is unknown: expected one of none, {', '.join(named)}")
-    return None if name=='none' else Augment(**named[name])
+                )->Augment|None: # None for `'none'`
+    "The augmentation of that name; raises `ValueError` for an unknown one"
+    if name=='none': return None
+    if name not in _SETS: raise ValueError(f"augmentation {name!r} is unknown: expected one of none, {', '.join(_SETS)}")
+    return Augment(**_SETS[name])
