@@ -162,7 +162,7 @@ def _read_tensors(path:Path)->dict:
     except Exception as e:
         raise ValueError(f'{path} cannot be read as weights ({type(e).__name__}): expected a whole .safetensors file, or a .pth of tensors and nothing else') from e
 
-# %% ../nbs/01_resizer.ipynb #63738d10
+# %% ../nbs/01_resizer.ipynb #4bc3c16d
 def _rfdn(sd):
     "The `RFDN` that the shapes of the tensors `sd` describe, with them in it, and how to feed it"
     nf,c = sd['fea_conv.weight'].shape[:2]
@@ -173,20 +173,23 @@ def _rfdn(sd):
 def _from_spandrel(sd):
     "The network that `spandrel` recognises in the tensors `sd`, and how to feed it"
     import spandrel
-    m = spandrel.ModelLoader().load_from_state_dict(spandrel.canonicalize_state_dict(sd))
+    try: m = spandrel.ModelLoader().load_from_state_dict(spandrel.canonicalize_state_dict(sd))
+    except spandrel.UnsupportedModelError: raise ValueError(f'it begins with {next(iter(sd), "nothing")!r}') from None
+    if not isinstance(m, spandrel.ImageModelDescriptor): raise ValueError(f'{m.architecture.name} takes more than an image')
     return dict(net=m.model, scale=m.scale, in_chans=m.input_channels, multiple_of=m.size_requirements.multiple_of)
 
-# %% ../nbs/01_resizer.ipynb #77cef3b6
+# %% ../nbs/01_resizer.ipynb #8799b698
 def _read_network(path:Path)->dict:
     "Arguments of `FrozenUpscale` from a weight file"
     sd = _read_tensors(path)
     try: return (_rfdn if 'B1.c1_d.weight' in sd else _from_spandrel)(sd)
     except ImportError: raise
     except Exception as e:
-        what = 'RFDN' if 'B1.c1_d.weight' in sd else 'any network that spandrel knows'
-        raise ValueError(f'{path} does not fit {what}: {" ".join(str(e).split())[:160] or type(e).__name__}') from e
+        what = 'RFDN' if 'B1.c1_d.weight' in sd else 'RFDN or any network that spandrel knows'
+        why = f'no tensor {e}' if isinstance(e, KeyError) else ' '.join(str(e).split())[:160]
+        raise ValueError(f'{path} does not fit {what}: {why}') from e
 
-# %% ../nbs/01_resizer.ipynb #e50c3e89
+# %% ../nbs/01_resizer.ipynb #948c4643
 class STN(nn.Module):
     "Spatial transformer (Jaderberg et al. 2015): predicts an affine map per image and resamples; the identity at initialisation"
     def __init__(self,
@@ -208,10 +211,12 @@ class STN(nn.Module):
                )->torch.Tensor: # as x
         _check_image(x, 'STN')
         if x.shape[-2:]!=(self.size, self.size): raise ValueError(f'STN(size={self.size}) takes images of {self.size}×{self.size} px, found {x.shape[-2]}×{x.shape[-1]}')
-        theta = self.localise(x).view(-1, 2, 3)
-        with torch.autocast(x.device.type, enabled=False): # coordinates need more than the 8 bits of bfloat16
-            grid = F.affine_grid(theta.float(), x.shape, align_corners=True)
-            return F.grid_sample(x.float(), grid, align_corners=True).to(x.dtype)
+        theta = self.localise(x).float().view(-1, 1, 2, 3)
+        r = torch.linspace(-1, 1, self.size, device=x.device)[:,None]
+        # F.affine_grid is a matrix product, which autocast would do in bfloat16: coordinates need more than 8 bits
+        cols,rows = theta[...,0]*r,theta[...,1]*r+theta[...,2]           # (B, size, 2) each
+        grid = rows[:,:,None]+cols[:,None]                               # (B, size, size, 2)
+        return F.grid_sample(x.float(), grid, align_corners=True).to(x.dtype)
 
 # %% ../nbs/01_resizer.ipynb #1e76f1a2
 class _ResBlock(nn.Sequential):
