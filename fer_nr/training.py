@@ -8,7 +8,7 @@ __all__ = ['recipes', 'Recipe', 'get_recipe', 'lr_schedule', 'LayerAdamW', 'Laye
            'set_random_state', 'Checkpoint', 'averaged', 'Progress', 'top1', 'BatchMeanTop1', 'AugmentedEvaluation',
            'FerLearner', 'fer_learner', 'throughput']
 
-# %% ../nbs/04_training.ipynb #ecd49089
+# %% ../nbs/04_training.ipynb #74e2aba3
 import json, math, os, time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +25,7 @@ from fastai.learner import Learner
 from fastai.metrics import AvgMetric, Metric
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import noop, patch
+from fastcore.foundation import L
 from safetensors import safe_open
 from safetensors.torch import save_file
 from timm.utils import ModelEmaV3
@@ -90,7 +91,7 @@ def _opt_func(recipe):
     cls = dict(adamw=LayerAdamW, adam=LayerAdam)[recipe.opt]
     return lambda groups, lr: OptimWrapper(groups, partial(cls, lr=lr, fused=True), convert_groups=False)
 
-# %% ../nbs/04_training.ipynb #922ae1c1
+# %% ../nbs/04_training.ipynb #655ee4f0
 def has_bf16(device:torch.device|str # where the model computes
             )->bool:
     "Whether the device multiplies matrices in bfloat16 by hardware"
@@ -101,7 +102,7 @@ def has_bf16(device:torch.device|str # where the model computes
 
 class Bf16(Callback):
     "Runs the forward pass of training under bfloat16 `autocast`; the logits come out as float32"
-    order = 10
+    order = 54 # after `EMA`, which copies the model: without these hooks
     def _enter(self, module, args):
         self.cast = torch.autocast(args[0].device.type, torch.bfloat16) if module.training else None
         if self.cast: self.cast.__enter__()
@@ -258,7 +259,7 @@ def _restore(self:Checkpoint):
     if 'smooth' in parts: loss.val = parts['smooth']['val']
     self.history,self.best,self.start,self.spent = meta['history'],meta['best'],(meta['epoch'],meta['batch']),meta['spent']
 
-# %% ../nbs/04_training.ipynb #badc651b
+# %% ../nbs/04_training.ipynb #2f6a2a08
 @patch
 def before_train(self:Checkpoint):
     self.done = self.start[1] if self.epoch==self.start[0] else 0 # batches of this epoch done before the interruption
@@ -268,13 +269,13 @@ def before_train(self:Checkpoint):
 
 @patch
 def before_batch(self:Checkpoint):
-    if self.training: self.learn.pct_train = (self.epoch*self.n_iter+self.done+self.iter)/(self.n_epoch*self.n_iter)
+    if not self.training: return
+    self.learn.train_iter = self.epoch*self.n_iter+self.done+self.iter # fastai adds one after the batch
+    self.learn.pct_train = self.train_iter/(self.n_epoch*self.n_iter)
 
 @patch
 def after_batch(self:Checkpoint):
-    if not self.training: return
-    self.learn.train_iter = self.epoch*self.n_iter+self.done+self.iter+1
-    if time.time()-self.saved>=self.seconds: self.save(self.epoch, self.done+self.iter+1)
+    if self.training and time.time()-self.saved>=self.seconds: self.save(self.epoch, self.done+self.iter+1)
 
 # %% ../nbs/04_training.ipynb #98b3a751
 @patch
@@ -356,7 +357,7 @@ class FerLearner(Learner):
         "Train as the recipe says; continues where the checkpoint, if there is one, left off"
         self.fit(epochs, self.recipe.lr, cbs=ParamScheduler({'lr':lr_schedule(self.recipe, epochs)}))
 
-# %% ../nbs/04_training.ipynb #ff3cc520
+# %% ../nbs/04_training.ipynb #4e0b4e2b
 def fer_learner(dls,                       # fastai `DataLoaders`, as from `face_dls`
                 model:nn.Module,           # logits (B, K) from images (B, C, H, W) in [0, 1], as from `fer_model`
                 loss_func:nn.Module,       # such as `FPDLS`
@@ -364,11 +365,11 @@ def fer_learner(dls,                       # fastai `DataLoaders`, as from `face
                 path:Path|str|None=None,   # folder for checkpoints and progress; None: none are kept, fastai shows its progress
                 key:str='',                # what the checkpoints belong to (a run's id)
                 seconds:float=60,          # the oldest that a checkpoint gets, in seconds
-                cbs=()                     # further callbacks
+                cbs=None                   # one or more further callbacks
                )->FerLearner:
     "A fastai `Learner` that trains `model` by `recipe`, with checkpoints in `path`"
     r = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    cbs = [FiniteLoss(), *cbs]
+    cbs = [FiniteLoss(), *L(cbs)]
     if r.bf16 and has_bf16(dls.device): cbs.append(Bf16())
     if r.clip: cbs.append(GradientClip(r.clip))
     if r.ema: cbs.append(EMA(r.ema))

@@ -61,3 +61,29 @@ def test_killed_training_ends_the_same(whole, tmp_path, kills):
     a,b = (load_file(p/'best.safetensors') for p in (whole, tmp_path))
     assert a.keys()==b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     assert not list(tmp_path.glob('.*.tmp'))
+
+def test_full_disk_keeps_the_last_checkpoint(tmp_path):
+    "A write that the disk refuses is one line, and the file of before is untouched"
+    import resource
+    from fer_nr.training import load_state, save_state, write_json
+    save_state(tmp_path/'c', dict(w=torch.ones(10)), dict(epoch=1)); write_json(tmp_path/'r.json', dict(a=1))
+    soft,hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match='could not be written.*what was there before is kept'): save_state(tmp_path/'c', dict(w=torch.ones(100_000)), dict(epoch=2))
+        with pytest.raises(OSError, match='could not be written'): write_json(tmp_path/'r.json', ['x'*10_000])
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert load_state(tmp_path/'c')[1]=={'epoch': 1} and json.loads((tmp_path/'r.json').read_text())=={'a': 1}
+    assert sorted(p.name for p in tmp_path.iterdir())==['c','r.json']
+
+def test_only_the_released_evaluation_is_random():
+    "Recipe `authors` evaluates on augmented test images, twice differently; recipe `clean` on the images as they are"
+    from fer_nr.ablation import RunSpec, build_learner, load_faces
+    small = dict(data='synthetic', limit=200, arch='swin_tiny_patch4_window7_224', arch_args=dict(window_size=4, embed_dim=16, depths=[1], num_heads=[1]), img_size=64)
+    def losses(**kw):
+        spec = RunSpec(**small, **kw); learn = build_learner(spec, load_faces(spec), device='cpu')
+        with learn.no_bar(): return learn.validate()[0], learn.validate()[0], spec, learn
+    a,b,spec,learn = losses(recipe='authors', protocol='authors')
+    assert a!=b and learn.dls.valid.dataset.fingerprint==load_faces(spec).test.fingerprint
+    a,b,spec,learn = losses()
+    assert a==b and learn.dls.valid.dataset.fingerprint==load_faces(spec).valid.fingerprint
