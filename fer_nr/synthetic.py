@@ -34,30 +34,30 @@ EXPRESSIONS = dict(
     fear=[dict(AU1=1, AU2=.7, AU4=.6, AU5=1, AU20=1, AU25=.8), dict(AU1=1, AU2=.7, AU4=.6, AU5=1, AU20=.8, AU25=.8, AU26=.6)],
     contempt=[dict(U12=1, U14=1, U2=.6, AU43=.3)])
 
-# %% ../nbs/00a_synthetic.ipynb #c313267a
-_NEAR = dict( # what an expression is taken for, and mixes with
+# %% ../nbs/00a_synthetic.ipynb #54fb6248
+_NEIGHBOURS = pd.DataFrame(dict( # column: the expression; rows: what it is taken for
     neutral=dict(sadness=.5, anger=.2, happiness=.2, contempt=.1), happiness=dict(neutral=.5, surprise=.3, contempt=.2),
     surprise=dict(fear=.5, happiness=.3, neutral=.2), sadness=dict(neutral=.5, fear=.25, anger=.25), anger=dict(disgust=.4, neutral=.3, sadness=.3),
-    disgust=dict(anger=.7, sadness=.3), fear=dict(surprise=.7, sadness=.3), contempt=dict(neutral=.5, disgust=.25, happiness=.25))
-_NEIGHBOURS = pd.DataFrame(_NEAR).T.reindex(index=list(EXPRESSIONS), columns=list(EXPRESSIONS)).fillna(0.)
+    disgust=dict(anger=.7, sadness=.3), fear=dict(surprise=.7, sadness=.3), contempt=dict(neutral=.5, disgust=.25, happiness=.25),
+)).T.reindex(index=list(EXPRESSIONS), columns=list(EXPRESSIONS)).fillna(0.)
 
-# %% ../nbs/00a_synthetic.ipynb #65e4e21f
+# %% ../nbs/00a_synthetic.ipynb #68d17597
 def _expressions(names, rng):
     "Action units of faces that show `names`, more or less, and a second expression now and then"
-    n,near = len(names),_NEIGHBOURS.to_numpy()
-    second = [rng.choice(list(EXPRESSIONS), p=near[list(EXPRESSIONS).index(k)]) for k in names]
+    n,vocab,units = len(names),list(EXPRESSIONS),list(ACTION_UNITS)
+    second = [rng.choice(vocab, p=_NEIGHBOURS.loc[k]) for k in names]
     intensity = .15+.85*rng.beta(3.2,1.3,n)
     blend = np.where(rng.random(n)<.35, rng.uniform(.05,.6,n), 0.)
-    units = pd.DataFrame(0., index=range(n), columns=list(ACTION_UNITS)).to_numpy(copy=True)
-    for i,(a,b) in enumerate(zip(names,second)):
-        for k,w in ((a,1-blend[i]),(b,blend[i])):
-            for u,v in EXPRESSIONS[k][rng.integers(len(EXPRESSIONS[k]))].items(): units[i,list(ACTION_UNITS).index(u)] += v*w*intensity[i]
-    units = (units*rng.uniform(.8,1.15,units.shape)+np.abs(rng.normal(0,.05,units.shape))).clip(0,1.2)
-    return dict(expression=names, second=second, intensity=intensity, blend=blend) | dict(zip(ACTION_UNITS, units.T))
+    x = np.zeros((n,len(units)))
+    for i,pair in enumerate(zip(names,second)):
+        for k,share in zip(pair, (1-blend[i],blend[i])):
+            for u,v in EXPRESSIONS[k][rng.integers(len(EXPRESSIONS[k]))].items(): x[i,units.index(u)] += v*share*intensity[i]
+    x = (x*rng.uniform(.8,1.15,x.shape)+np.abs(rng.normal(0,.05,x.shape))).clip(0,1.2)
+    return dict(expression=list(names), second=second, intensity=intensity, blend=blend) | dict(zip(units, x.T))
 
-# %% ../nbs/00a_synthetic.ipynb #a6e2661a
+# %% ../nbs/00a_synthetic.ipynb #233897c1
 def _people(n, rng):
-    "Who: looks that say nothing about the expression"
+    "Looks that say nothing about the expression: grey tones in [0, 1], sizes around 1, 0 or 1 for yes and no"
     u = lambda a,b: rng.uniform(a,b,n)
     yes = lambda p: (rng.random(n)<p).astype(float)
     pick = lambda p,a,b: np.where(rng.random(n)<p, a, b)
@@ -67,247 +67,242 @@ def _people(n, rng):
                 gap=u(.93,1.1), iris=u(.05,.35), brow=u(.75,1.35), nose=u(.85,1.25), lips=u(.6,1.3)*(.8+.4*long), blush=u(0,1),
                 glasses=yes(.1), beard=yes(.1)*(1-long), moustache=yes(.12)*(1-long), side=pick(.5, -1., 1.), tears=u(0,1))
 
-# %% ../nbs/00a_synthetic.ipynb #5641a913
+# %% ../nbs/00a_synthetic.ipynb #23d4b6c5
 def _scene(n, rng):
-    "How the picture was taken: pose in degrees, frame, light, a hand in the way, noise"
+    "How the picture was taken: angles in degrees, shifts in half widths of the picture, the rest from 0 to about 1"
     u = lambda a,b: rng.uniform(a,b,n)
-    norm = lambda s,m: rng.normal(0,s,n).clip(-m,m)
+    norm = lambda s,most: rng.normal(0,s,n).clip(-most,most)
     yes = lambda p: (rng.random(n)<p).astype(float)
-    return dict(yaw=norm(11,32), pitch=norm(6,15), roll=norm(7,20), zoom=u(.98,1.18), dx=norm(.04,.12), dy=norm(.03,.1),
-                gaze_x=norm(.35,1), gaze_y=norm(.25,1), light=u(.1,.7), light_x=norm(.6,1.5), light_y=u(-.9,.2), exposure=u(.85,1.2),
+    return dict(yaw=norm(13,32), pitch=norm(6,15), roll=norm(9,22), zoom=u(.9,1.15), dx=norm(.06,.15), dy=norm(.05,.12),
+                gaze_x=norm(.35,1), gaze_y=norm(.25,1), light=u(.1,.8), light_x=norm(.8,1.8), light_y=u(-.9,.2), exposure=u(.75,1.2),
                 back=u(.1,.95), back_x=norm(.2,.5), noise=u(.004,.04), blur=yes(.3)*u(.5,1), hand=yes(.1), hand_angle=u(0,2*np.pi))
 
-# %% ../nbs/00a_synthetic.ipynb #98f90560
-def sample_faces(expression:str|list=None, # one expression for all, one per face, or None: FERPlus's shares
-                 n:int=None,               # faces, > 0; None: as many as expressions are listed
-                 seed:int=0,               # of everything that is random here
-                )->pd.DataFrame:           # a row per face, a column per parameter
-    "Parameters of random faces; raises `ValueError` for an unknown expression"
-    rng = np.random.default_rng(seed)
-    names = _shares(n, rng) if expression is None else [expression]*(n or 1) if isinstance(expression, str) else list(expression)
-    for k in names:
-        if k not in EXPRESSIONS: raise ValueError(f"expression {k!r} is unknown: expected one of {', '.join(EXPRESSIONS)}")
-    return pd.DataFrame(_expressions(names, rng) | _people(len(names), rng) | _scene(len(names), rng))
-
-# %% ../nbs/00a_synthetic.ipynb #bc359538
-_COUNTS = (8733, 7284, 3136, 3022, 2098, 116, 536, 120) # FERPlus's training images per class
+# %% ../nbs/00a_synthetic.ipynb #fdf26afa
+_COUNTS = np.array((8733, 7284, 3136, 3022, 2098, 116, 536, 120)) # FERPlus's training images per class
 
 def _shares(n, rng):
-    "`n` expressions in FERPlus's shares, of each at least three where there is room, in random order"
-    k = np.maximum(np.round(n*np.array(_COUNTS)/sum(_COUNTS)), min(3, n//8)).astype(int)
+    "`n` expressions in FERPlus's shares and random order, of each at least three where there is room"
+    k = np.maximum(np.round(n*_COUNTS/_COUNTS.sum()), min(3, n//8)).astype(int)
     k[0] = max(n-k[1:].sum(), 0)
-    return list(rng.permutation(np.repeat(list(EXPRESSIONS), k))[:n])
+    return rng.permutation(np.repeat(list(EXPRESSIONS), k))[:n].tolist()
 
-# %% ../nbs/00a_synthetic.ipynb #32425a0d
-def _smooth(a, b, x): t = np.clip((x-a)/(b-a), 0, 1); return t*t*(3-2*t)
+# %% ../nbs/00a_synthetic.ipynb #26f04c72
+def sample_faces(expression:str|list|None=None, # one expression for all, one per face, or None: FERPlus's shares
+                 n:int|None=None,               # faces, > 0; None: one, or as many as are listed
+                 seed:int=0,                    # of everything that is random here
+                )->pd.DataFrame:                # a row per face, a column per parameter
+    "Parameters of random faces; raises `ValueError` for an unknown expression"
+    rng,n = np.random.default_rng(seed),n or (len(expression) if isinstance(expression, list) else 1)
+    names = _shares(n, rng) if expression is None else [expression]*n if isinstance(expression, str) else expression
+    for k in names:
+        if k not in EXPRESSIONS: raise ValueError(f"expression {k!r} is unknown: expected one of {', '.join(EXPRESSIONS)}")
+    if len(names)!=n: raise ValueError(f'{len(names)} expressions for n={n} faces: expected as many, or a single name')
+    return pd.DataFrame(_expressions(names, rng) | _people(n, rng) | _scene(n, rng))
+
+# %% ../nbs/00a_synthetic.ipynb #94090dff
 def _clip(x): return np.clip(x, 0, 1)
+def _norm(x, y): return np.sqrt(x*x+y*y) # several times faster than np.hypot
+def _smooth(a, b, x): t = _clip((x-a)/(b-a)); return t*t*(3-2*t)
 
+# %% ../nbs/00a_synthetic.ipynb #0041d563
 class Canvas:
-    "A batch of pictures, where each pixel lies on the head (`u`, `v`) and on the turned face (`x`, `y`), and a brush"
+    "Pictures of a batch of faces, with the place of each pixel on the head (`u`, `v`) and on the turned face (`x`, `y`), and a brush"
     def __init__(self,
                  faces:pd.DataFrame, # (N, …) from `sample_faces`
                  size:int=48         # pixels a side
                 ):
-        self.p = p = SimpleNamespace(**{k:faces[k].to_numpy(np.float32)[:,None,None] for k in faces.select_dtypes('number')})
+        self.p = p = SimpleNamespace(**{k:faces[k].to_numpy(np.float32)[:,None,None] for k in faces.select_dtypes('number')}) # (N, 1, 1) each
         t = (2*np.arange(size, dtype=np.float32)+1)/size-1
-        u,v,a = t[None,None]-p.dx, t[None,:,None]-p.dy, np.deg2rad(p.roll)
+        x,y,a = t[None,None]-p.dx, t[None,:,None]-p.dy, np.deg2rad(p.roll)
         c,s = np.cos(a)/p.zoom, np.sin(a)/p.zoom
-        self.u,self.v,self.px = c*u+s*v, c*v-s*u, 2/size/p.zoom
+        self.u,self.v,self.px = c*x+s*y, c*y-s*x, 2/size/p.zoom
         self.img = np.zeros_like(self.u) # (N, size, size)
         self._turn(np.deg2rad(p.yaw), np.deg2rad(p.pitch))
 
     def _turn(self, yaw, pitch):
-        # the face is drawn on a ball: look up the point of the ball that yaw and pitch have turned to this pixel
-        u,v = self.u/.8,self.v/1.02
+        u,v,axis = self.u/.8,self.v/1.02,.55 # the axis of the neck lies behind the face, not in the middle of the head
         z = np.sqrt(np.maximum(1-.8*(u*u+v*v), .04))
         self.normal = u,v,z
-        z0 = z-.55 # the axis lies behind the face, not in the middle of the head
-        x,z1 = u*np.cos(yaw)-z0*np.sin(yaw), u*np.sin(yaw)+z*np.cos(yaw)
-        self.x,self.y = .8*x, 1.02*(v*np.cos(pitch)-(z1-.55)*np.sin(pitch))
+        self.x = .8*(u*np.cos(yaw)-(z-axis)*np.sin(yaw))
+        z = u*np.sin(yaw)+z*np.cos(yaw)
+        self.y = 1.02*(v*np.cos(pitch)-(z-axis)*np.sin(pitch))
 
-    def cover(self, d, soft=1.): return _clip(.5-d/(self.px*soft)) # antialiasing: from distance to share of the pixel
+    def cover(self, d, soft=1.): return _clip(.5-d/(self.px*soft)) # from distance to the covered share of a pixel
 
     def paint(self, d, tone, alpha=1., soft=1., within=1.):
-        "Lay `tone` over all pixels whose signed distance `d` to a shape is negative"
+        "Lay `tone` over the pixels with negative distance `d`; `soft` is the width of the edge in pixels"
         self.img += (np.asarray(tone, np.float32)-self.img)*(self.cover(d, soft)*alpha*within)
 
-    def near(self, x0, x1, y0, y1):
-        "The rows and columns in which any of the pictures shows this box of the face (a view: painting it paints the canvas)"
-        m = ((self.x>x0)&(self.x<x1)&(self.y>y0)&(self.y<y1)).any(0)
+    def near(self, x0, x1, y0, y1, side=1):
+        "The part of the canvas in which any face has this box; side -1 mirrors x. Its `img` is a view: painting it paints the canvas"
+        x = side*self.x
+        m = ((x>x0)&(x<x1)&(self.y>y0)&(self.y<y1)).any(0)
         rows,cols = m.any(1).nonzero()[0],m.any(0).nonzero()[0]
-        box = (slice(None), slice(rows[0],rows[-1]+1), slice(cols[0],cols[-1]+1)) if len(rows) else np.s_[:,:0,:0]
+        box = np.s_[:, rows[0]:rows[-1]+1, cols[0]:cols[-1]+1] if len(rows) else np.s_[:,:0,:0]
         part = copy.copy(self)
-        for k in ('x','y','img'): setattr(part, k, getattr(self,k)[box])
+        part.x,part.y,part.img = x[box],self.y[box],self.img[box]
         return part
 
-# %% ../nbs/00a_synthetic.ipynb #f77f344c
-def _ellipse(x, y, a, b): # signed distance to an ellipse, exact to first order
-    k = np.sqrt((x/a)**2+(y/b)**2)
-    return k*(k-1)/np.maximum(np.sqrt((x/(a*a))**2+(y/(b*b))**2), 1e-3)
+# %% ../nbs/00a_synthetic.ipynb #206441b1
+def _ellipse(x, y, a, b): # signed distance to an ellipse, to first order
+    k = np.maximum(_norm(x/a, y/b), 1e-3) # the centre must not become 0/0
+    return k*(k-1)/np.maximum(_norm(x/(a*a), y/(b*b)), 1e-3/np.maximum(a, b))
 
-def _curve(x, y, x0, x1, a, b, c): # distance to the curve y = a + bt + ct², with t from -1 at x0 to 1 at x1
+def _curve(x, y, x0, x1, a, b, c): # distance to the line y = a + bt + ct², with t from -1 at x0 to 1 at x1
     m,w = (x0+x1)/2,(x1-x0)/2
     t = np.clip((x-m)/w, -1, 1)
     slope = (b+2*c*t)/w
-    return np.hypot(np.maximum(np.abs(x-m)-w, 0), (y-a-b*t-c*t*t)/np.sqrt(1+slope*slope))
+    return _norm(np.maximum(np.abs(x-m)-w, 0), (y-a-b*t-c*t*t)/np.sqrt(1+slope*slope))
 
-def _between(x, y, w, top, bottom): # signed distance to what lies between two curves, for |x| < w
+def _between(x, y, w, top, bottom): # signed distance to what lies between two heights, for |x| < w
     return np.maximum(np.maximum(top-y, y-bottom), np.abs(x)-w)
 
-# %% ../nbs/00a_synthetic.ipynb #13f2a1a7
+# %% ../nbs/00a_synthetic.ipynb #9225b70b
 def _background(c): c.img[:] = _clip(c.p.back+c.p.back_x*c.u)
 
 def _strands(c): return c.p.hair*(1+.08*np.sin(18*(c.u*(1-.25*c.v)+.3*c.p.part*c.v)))
-def _skull(c, w, dy): return _ellipse(c.u, c.v+.1, .86*c.p.width+.05*c.p.curl, 1.+.05*c.p.curl)-.03*c.p.curl*np.sin(11*np.arctan2(c.u, c.v))
+def _skull(c): return _ellipse(c.u, c.v+.1, .86*c.p.width+.05*c.p.curl, 1.+.05*c.p.curl)-.03*c.p.curl*np.sin(11*np.arctan2(c.u, c.v))
 
 def _back_hair(c):
-    p,h = c.p,_strands(c)*.8
-    c.paint(_skull(c, 0, 0), h, 1-p.bald)
-    c.paint(_ellipse(c.u, c.v-.25, .97*p.width, 1.15), h, p.long)
-    c.paint(np.maximum(np.abs(c.u)-.36, .55-c.v), p.skin*.66)                             # neck
+    p,hair = c.p,.8*_strands(c)
+    c.paint(_skull(c), hair, 1-p.bald)
+    c.paint(_ellipse(c.u, c.v-.25, .97*p.width, 1.15), hair, p.long)
+    c.paint(np.maximum(np.abs(c.u)-.36, .55-c.v), .66*p.skin)                              # neck
     c.paint(_ellipse(c.u, c.v-1.5, 1.05, .42), np.where(p.back<.45, p.back+.3, p.back-.3)) # shoulders
 
-# %% ../nbs/00a_synthetic.ipynb #8baa2189
+# %% ../nbs/00a_synthetic.ipynb #8bf6cc57
 def _head(c):
     p = c.p
     for s in (-1,1): # ears
         x = s*c.u-.76*p.width+s*.12*np.sin(np.deg2rad(p.yaw))
-        c.paint(_ellipse(x, c.v-.05, .12, .19), p.skin*.9)
-        c.paint(_ellipse(x, c.v-.05, .06, .11), p.skin*.68, .8, 2)
-    w = p.width*(1-p.jaw*_smooth(0., 1.1, c.v))
-    drop = np.where(c.v>0, 1+.03*p.AU26+.06*p.AU27, 1)
-    c.outline = (((np.abs(c.u/w)/.77)**2.3+(np.abs(c.v/drop)/.95)**2.3)**(1/2.3)-1)*.82 # a superellipse, wider than an egg
+        c.paint(_ellipse(x, c.v-.05, .12, .19), .9*p.skin)
+        c.paint(_ellipse(x, c.v-.05, .06, .11), .68*p.skin, .8, 2)
+    a = np.abs(c.u)/(.77*p.width*(1-p.jaw*_smooth(0., 1.1, c.v)))
+    b = np.abs(c.v)/.95/np.where(c.v>0, 1+.03*p.AU26+.06*p.AU27, 1)
+    c.outline = .82*((a*a*np.sqrt(a)+b*b*np.sqrt(b))**.4-1)
     c.paint(c.outline, p.skin)
 
-# %% ../nbs/00a_synthetic.ipynb #66ba35cd
+# %% ../nbs/00a_synthetic.ipynb #4ed6d1b9
 def _folds(c):
-    p,dark = c.p,c.p.skin*.52
+    p,dark = c.p,.52*c.p.skin
     for s in (-1,1):
-        k = c.near(*sorted((-.03*s,.75*s)), -.65, .75); x,y = s*k.x,k.y
-        k.paint(_ellipse(x-.44, y-.24, .17, .13), p.skin*.84, .6*p.blush+.3*p.AU6, 5)                                  # cheek
-        k.paint(_curve(y, x, .20, .44, .33+.05*p.AU12, .10+.06*p.AU12+.03*p.AU10, -.04-.04*p.AU12)-.016, dark,
-                np.clip(.7*p.AU9+.5*p.AU10+.5*p.AU12-.05, 0, .9), 1.3)                                                 # from nose to mouth
-        k.paint(_curve(y, x, -.52, -.30, .06, -.02, 0.)-.02, dark, np.clip(p.AU4, 0, .85), 1.2)                        # between the brows
-        for i in range(3): k.paint(_curve(x, y, 0., .15, -.12+.095*i, -.04, 0.)-.014, dark, np.clip(p.AU9, 0, .9), 1.2) # on the nose
-    k = c.near(-.5, .5, -.85, -.5)
+        k = c.near(-.03, .75, -.65, .75, s); x,y = k.x,k.y
+        k.paint(_ellipse(x-.44, y-.24, .17, .13), .84*p.skin, .6*p.blush+.3*p.AU6, 5)                                # cheek
+        d = _curve(y, x, .20, .44, .33+.05*p.AU12, .10+.06*p.AU12+.03*p.AU10, -.04-.04*p.AU12)                       # nose to mouth
+        k.paint(d-.016, dark, np.clip(.7*p.AU9+.5*p.AU10+.5*p.AU12-.05, 0, .9), 1.3)
+        k.paint(_curve(y, x, -.52, -.30, .06, -.02, 0.)-.02, dark, np.clip(p.AU4, 0, .85), 1.2)                      # between the brows
+        for i in range(3): k.paint(_curve(x, y, 0., .15, -.12+.095*i, -.04, 0.)-.014, dark, np.clip(p.AU9, 0, .9), 1.2)
+    k = c.near(-.45, .45, -.85, -.5)
     for i in range(2): k.paint(_curve(k.x, k.y, -.36, .36, -.62-.1*i, 0, .02)-.01, dark, np.clip(.8*np.minimum(p.AU1, p.AU2), 0, .7), 1.2)
     k = c.near(-.2, .2, .65, .9)
-    k.paint(_curve(k.x, k.y, -.1, .1, .78, 0, -.03)-.014, dark, _clip(.1+.7*p.AU17), 1.5)                              # chin
+    k.paint(_curve(k.x, k.y, -.1, .1, .78, 0, -.03)-.014, dark, _clip(.1+.7*p.AU17), 1.5)                            # chin
 
-# %% ../nbs/00a_synthetic.ipynb #85d5108a
 def _nose(c):
-    p,k = c.p,c.near(-.3, .3, -.1, .45)
+    p,k = c.p,c.near(-.35, .35, -.15, .45)
     x,y,w = k.x,k.y+.05*p.AU9,.1*p.nose*(1+.25*p.AU9)
-    k.paint(_ellipse(x, y-.16, w*.9, .11), np.minimum(p.skin*1.12, 1), .8, 4)
-    k.paint(_curve(x, y, -w, w, .275, 0, -.05)-.014, p.skin*.5, .8, 1.3)
+    k.paint(_ellipse(x, y-.16, .9*w, .11), np.minimum(1.12*p.skin, 1), .8, 4)
+    k.paint(_curve(x, y, -w, w, .275, 0, -.05)-.014, .5*p.skin, .8, 1.3)
 
-# %% ../nbs/00a_synthetic.ipynb #c50ae4e8
+# %% ../nbs/00a_synthetic.ipynb #a05eda36
+def _lips(p, x):
+    "The curves of the mouth at `x`, and its sizes"
+    t = np.clip(x/(w := .29*(1+.35*p.AU12+.15*p.U12+.35*p.AU20-.22*p.AU23-.1*p.AU24-.4*p.AU26*(1-_clip(p.AU12+p.AU20+p.AU10))-.32*p.AU27-.1*p.AU15)), -1, 1)
+    t2,mid = t*t,.53-.035*p.AU17-.02*p.AU10
+    lift,hook = .19*p.AU12-.19*p.AU15-.04*p.AU20,.2*p.U12
+    line = mid+.45*lift-lift*t2-hook*_smooth(0., 1.1, t*p.side)+.02*p.U12
+    square = _clip(p.AU20+p.AU16)
+    arch = np.sqrt(np.maximum(1-t2, 0))*(1-square)+np.sqrt(np.maximum(1-t2*t2*t2, 0))*square
+    gap = .11*p.AU25+.22*p.AU26+.42*p.AU27
+    return SimpleNamespace(w=w, line=line, gap=gap, lip=1-.8*t2, # lips get thinner towards the corners
+        top=line-(.45*gap*_clip(1-.95*p.AU12)+.06*p.AU10)*arch, low=line+(gap*(.55+.55*_clip(p.AU12))+.05*p.AU16)*arch,
+        corner=lambda s: mid-.55*lift-hook*(p.side==s))
+
+# %% ../nbs/00a_synthetic.ipynb #a20d8b6a
+def _mouth(c):
+    p,k = c.p,c.near(-.62, .62, .15, 1.05)
+    x,y = k.x-.05*p.side*p.U12,k.y
+    m,thin = _lips(p, x),np.clip(1-.6*p.AU23-.5*p.AU24, .15, 1)
+    lower,part = m.low+(.065*p.lips*thin+.03*p.AU17)*m.lip,_clip(m.gap/.04)
+    k.paint(_ellipse(x, y-lower-.05, .14, .03), .72*p.skin, .45+.4*p.AU17, 3)                                        # shadow
+    k.paint(_between(x, y, m.w, m.top-.05*p.lips*thin*m.lip, lower), (.72-.12*p.long)*p.skin, .9)                    # lips
+    k.paint(_norm(np.maximum(np.abs(x)-m.w, 0), y-m.line)-.02-.006*p.AU24, .18*p.skin, 1-part)
+    inside = k.cover(_between(x, y, m.w, m.top, m.low))*part
+    k.paint(-1., .05, within=inside)
+    k.paint(_ellipse(x, y-m.low-.01, .62*m.w, .08), .6*p.skin, p.AU16<.3, within=inside)                             # tongue
+    for d,high in ((y-m.top, .1*_clip(p.AU12+p.AU10+.9*p.AU20+.6*p.AU16-p.AU27)), (m.low-y, .08*_clip(p.AU16+.5*p.AU20-.2))):
+        k.paint(d-high, .97, _clip(30*high), within=inside)                                                          # teeth
+    out = (p.AU19>.45).astype(np.float32)
+    k.paint(np.maximum(_norm(np.maximum(np.abs(y-m.low-.03)-.09, 0), x)-.11, m.line+.03-y), .62*p.skin, out)         # tongue shown
+    k.paint(np.maximum(np.abs(x)-.012, np.abs(y-m.low-.04)-.07), .4*p.skin, out)
+    for s in (-1,1):
+        d = _curve(y, s*x, m.corner(s)-.075, m.corner(s)+.055, m.w+.05, 0, -.025)
+        k.paint(d-.014, .42*p.skin, np.clip(.9*p.AU12+p.U14*(p.side==s), 0, .9), 1.2)                                # dimple
+
+# %% ../nbs/00a_synthetic.ipynb #c44647f4
 def _lids(p, t):
-    "Upper and lower lid at `t` from -1 (towards the nose) to 1, as heights below the eye's centre"
-    round_ = np.sqrt(np.maximum(1-t*t, 0)); arch = .6*round_+.4*round_*round_
-    shut = _clip(p.AU43)
+    "Heights of the upper and the lower lid at `t`, from -1 towards the nose to 1"
+    circle = np.sqrt(np.maximum(1-t*t, 0))
+    arch,shut = .6*circle+.4*circle*circle,_clip(p.AU43)
     up = .14*p.eye*(1+.55*p.AU5-.45*p.AU7-.05*p.AU6)*(1-shut)-.05*p.eye*shut
     low = .095*p.eye*(1+.25*p.AU5-.55*p.AU7-1.25*p.AU6)
-    tilt = .09*p.AU4*(1-2*_clip(p.AU1))*(1-shut) # anger presses the lid down towards the nose, sadness away from it
-    top = -(up+t*tilt)*arch
+    top = -(up+t*.09*p.AU4*(1-2*_clip(p.AU1))*(1-shut))*arch
     return top, np.maximum(low*arch, top+.004)
 
 def _eyes(c):
     p = c.p
     for s in (-1,1):
-        k = c.near(*sorted((.05*s,.75*s)), -.45, .3)
-        x,y,w = s*k.x-.355*p.gap,k.y+.09,.215*p.eye
+        k = c.near(.05, .75, -.45, .3, s)
+        x,y,w = k.x-.355*p.gap,k.y+.09,.215*p.eye
         top,low = _lids(p, np.clip(x/w, -1, 1))
-        eye = k.cover(_between(x, y, w, top, low))
+        eye,ix,iy = k.cover(_between(x, y, w, top, low)),x-s*.07*p.gaze_x,y-.035*p.gaze_y+.01
         k.paint(-1., .97, within=eye)
-        ix,iy = k.x-s*.355*p.gap-.07*p.gaze_x,y-.035*p.gaze_y+.01
-        r = np.hypot(ix, iy)
-        k.paint(r-.118*p.eye, p.iris, within=eye); k.paint(r-.06*p.eye, .02, within=eye); k.paint(np.hypot(ix+.045, iy+.045)-.034, 1., within=eye)
+        k.paint(_norm(ix, iy)-.118*p.eye, p.iris, within=eye)
+        k.paint(_norm(ix, iy)-.06*p.eye, .02, within=eye)
+        k.paint(_norm(ix+s*.045, iy+.045)-.034, 1., within=eye) # a glint, on the same side in both eyes
         beyond = np.maximum(np.abs(x)-w, 0)
-        k.paint(np.hypot(beyond, y-top)-.026-.01*p.long, .04)
-        k.paint(np.hypot(beyond, y-low)-.008, p.skin*.35, .8)
-        k.paint(np.hypot(np.maximum(np.abs(x)-w*.8, 0), y-top+.065)-.008, p.skin*.55, .5)                                         # crease
-        k.paint(_curve(x, y, -.16, .14, .165-.04*p.AU6, 0, -.035)-.01, p.skin*.58, np.clip(.05+.6*p.AU6+.5*p.AU7, 0, .8), 1.3)     # bag
+        k.paint(_norm(beyond, y-top)-.026-.01*p.long, .04)
+        k.paint(_norm(beyond, y-low)-.008, .35*p.skin, .8)
+        k.paint(_norm(np.maximum(np.abs(x)-w*.8, 0), y-top+.065)-.008, .55*p.skin, .5)
+        k.paint(_curve(x, y, -.16, .14, .165-.04*p.AU6, 0, -.035)-.01, .58*p.skin, np.clip(.05+.6*p.AU6+.5*p.AU7, 0, .8), 1.3)
 
-# %% ../nbs/00a_synthetic.ipynb #98c6f62a
+# %% ../nbs/00a_synthetic.ipynb #2124db84
 def _brows(c):
     p,sad = c.p,_clip(c.p.AU1)
     lower = p.AU4*(1-sad)
     for s in (-1,1):
-        k,up = c.near(*sorted((.02*s,.8*s)), -.8, -.05),p.AU2+1.4*p.U2*(p.side==s)
+        k,up = c.near(.02, .8, -.85, -.05, s),p.AU2+1.4*p.U2*(p.side==s)
         inner = -.385-.16*p.AU1+.19*p.AU4*(1-.8*sad)+.04*p.AU9
         outer = -.375-.13*up+.06*p.AU1*p.AU4-.06*lower
         middle = -.425-.12*up-.05*p.AU1+.07*lower+.02*p.AU9
-        x = s*k.x-.365*p.gap+.05*lower
+        x = k.x-.365*p.gap+.05*lower
         d = _curve(x, k.y, -.225, .225, middle, (outer-inner)/2, (outer+inner)/2-middle)
-        k.paint(d-.043*p.brow*(1-.5*_smooth(0., .225, x)), np.minimum(p.hair, p.skin*.45), .95)
+        k.paint(d-.043*p.brow*(1-.5*_smooth(0., .225, x)), np.minimum(p.hair, .45*p.skin), .95)
 
-# %% ../nbs/00a_synthetic.ipynb #bf0abae5
-def _lips(p, x):
-    "Where the mouth's parts are at `x`: half width, line between the lips, edges of the opening, its height, the lip's share"
-    wide = _clip(p.AU12+p.AU20+p.AU10)
-    w = .29*(1+.35*p.AU12+.15*p.U12+.35*p.AU20-.22*p.AU23-.1*p.AU24-.4*p.AU26*(1-wide)-.32*p.AU27-.1*p.AU15)
-    t = np.clip(x/w, -1, 1); t2 = t*t
-    lift,hook = .19*p.AU12-.19*p.AU15-.04*p.AU20,.2*p.U12
-    mid = .53-.035*p.AU17-.02*p.AU10
-    line = mid+.45*lift-lift*t2-hook*_smooth(0., 1.1, t*p.side)+.02*p.U12
-    box = _clip(p.AU20+p.AU16) # how rectangular the opening is
-    arch = np.sqrt(np.maximum(1-t2, 0))*(1-box)+np.sqrt(np.maximum(1-t2*t2*t2, 0))*box
-    gap = .11*p.AU25+.22*p.AU26+.42*p.AU27
-    top = line-(.45*gap*_clip(1-.95*p.AU12)+.06*p.AU10)*arch
-    low = line+(gap*(.55+.55*_clip(p.AU12))+.05*p.AU16)*arch
-    corner = lambda s: mid-.55*lift-hook*(p.side==s)
-    return w,line,top,low,gap,1-.8*t2,corner
-
-def _mouth(c):
-    p,k = c.p,c.near(-.62, .62, .15, 1.)
-    x,y = k.x-.05*p.side*p.U12,k.y
-    w,line,top,low,gap,lip,corner = _lips(p, x)
-    thin,part = np.clip(1-.6*p.AU23-.5*p.AU24, .15, 1),_clip(gap/.04)
-    lower = low+(.065*p.lips*thin+.03*p.AU17)*lip
-    k.paint(_ellipse(x, y-lower-.05, .14, .03), p.skin*.72, .45+.4*p.AU17, 3)
-    k.paint(_between(x, y, w, top-.05*p.lips*thin*lip, lower), p.skin*(.72-.12*p.long), .9)
-    k.paint(np.hypot(np.maximum(np.abs(x)-w, 0), y-line)-.02-.006*p.AU24, p.skin*.18, 1-part)
-    inside = k.cover(_between(x, y, w, top, low))*part
-    k.paint(-1., .05, within=inside)
-    k.paint(_ellipse(x, y-low-.01, w*.62, .08), p.skin*.6, p.AU16<.3, within=inside)
-    upper,under = .1*_clip(p.AU12+p.AU10+.9*p.AU20+.6*p.AU16-p.AU27),.08*_clip(p.AU16+.5*p.AU20-.2)
-    k.paint(y-top-upper, .97, _clip(upper*30), within=inside); k.paint(low-under-y, .93, _clip(under*30), within=inside) # teeth
-    tongue = (p.AU19>.45).astype(np.float32)
-    k.paint(np.maximum(np.hypot(np.maximum(np.abs(y-low-.03)-.09, 0), x)-.11, line+.03-y), p.skin*.62, tongue)
-    k.paint(np.maximum(np.abs(x)-.012, np.abs(y-low-.04)-.07), p.skin*.4, tongue)
-    for s in (-1,1):
-        d = _curve(y, s*x, corner(s)-.075, corner(s)+.055, w+.05, 0, -.025)
-        k.paint(d-.014, p.skin*.42, np.clip(.9*p.AU12+p.U14*(p.side==s), 0, .9), 1.2)
-
-# %% ../nbs/00a_synthetic.ipynb #5537e387
+# %% ../nbs/00a_synthetic.ipynb #4e9b33c2
 def _extras(c):
     p,x,y = c.p,c.x,c.y
-    cry = .9*((p.AU1*p.AU4*p.AU43>.15)&(p.tears>.3))
     for s in (-1,1):
-        k = c.near(*sorted((.2*s,.6*s)), 0., .45); tx,ty = s*k.x-.4,k.y-.16
-        k.paint(np.minimum(_ellipse(tx, ty-.08, .05, .06), np.maximum(np.abs(tx)-.025, np.abs(ty)-.09)), .97, cry)
+        k = c.near(.2, .6, 0., .45, s); tx,ty = k.x-.4,k.y-.16
+        k.paint(np.minimum(_ellipse(tx, ty-.08, .05, .06), np.maximum(np.abs(tx)-.025, np.abs(ty)-.09)), .97, .9*((p.AU1*p.AU4*p.AU43>.15)&(p.tears>.3)))
     hair = np.minimum(p.hair, .6*p.skin)
     c.paint(np.maximum(c.outline+.02, .8-np.maximum(np.abs(x)-.25, 0)-y), hair, .85*p.beard, 2)
     k = c.near(-.4, .4, .2, .55)
     k.paint(_curve(k.x, k.y, -.22, .22, .365-.03*p.AU10, 0, .05-.05*p.AU12)-.038, hair, .9*p.moustache, 1.3)
 
-# %% ../nbs/00a_synthetic.ipynb #42906b9c
 def _shade(c):
-    "Lambert's law: the light falls on a ball"
     p,(u,v,z) = c.p,c.normal
-    towards = np.maximum((u*p.light_x+v*p.light_y+z)/np.sqrt(p.light_x**2+p.light_y**2+1), 0)
-    face = (1-p.light*(1-towards))*(1-.28*_smooth(-.14, 0., c.outline))
+    facing = np.maximum((u*p.light_x+v*p.light_y+z)/np.sqrt(p.light_x**2+p.light_y**2+1), 0)
+    face = (1-p.light*(1-facing))*(1-.28*_smooth(-.14, 0., c.outline))
     c.img *= np.where(c.outline<c.px, face, 1-.2*p.light)
 
-# %% ../nbs/00a_synthetic.ipynb #5154bc8e
+# %% ../nbs/00a_synthetic.ipynb #df63696c
 def _front_hair(c):
     p,u,v = c.p,c.u,c.v
     temple = (.55+.9*p.long)*_smooth(.48, .86, np.abs(u)/p.width)
     line = -.72+p.fringe+.12*p.part*u+.25*u*u+temple+.02*np.sin(16*u+5*p.part)*(p.fringe>0)
-    c.paint(np.maximum(_skull(c, 0, 0), (v-line)*.6), _strands(c), 1-p.bald, 1.3)
-    hat = _ellipse(u, v+.2, .9*p.width, 1.)
-    c.paint(np.maximum(hat, v+.6), .2+.6*p.part**2, p.hat); c.paint(np.maximum(np.abs(v+.62)-.09, hat-.02), .3+.6*p.part**2, p.hat)
+    c.paint(np.maximum(_skull(c), (v-line)*.6), _strands(c), 1-p.bald, 1.3)
+    hat,tone = _ellipse(u, v+.2, .9*p.width, 1.),.6*p.part**2
+    c.paint(np.maximum(hat, v+.6), .2+tone, p.hat); c.paint(np.maximum(np.abs(v+.62)-.09, hat-.02), .3+tone, p.hat)
 
 def _glasses(c):
     p = c.p
@@ -318,108 +313,103 @@ def _hand(c):
     p,ca,sa = c.p,np.cos(c.p.hand_angle),np.abs(np.sin(c.p.hand_angle))
     x,y = c.u-1.05*ca,c.v-.9*sa-.15
     fx,fy,d = x*ca+y*sa,y*ca-x*sa,_ellipse(x, y, .34, .3)
-    for i in range(4): d = np.minimum(d, np.hypot(np.maximum(np.abs(fx+.3)-.18, 0), fy-.2+.135*i)-.06)
-    c.paint(d, p.skin*.5, p.hand); c.paint(d+.04, p.skin*.9, p.hand, 2)
+    for i in range(4): d = np.minimum(d, _norm(np.maximum(np.abs(fx+.3)-.18, 0), fy-.2+.135*i)-.06)
+    c.paint(d, .5*p.skin, p.hand); c.paint(d+.04, .9*p.skin, p.hand, 2)
 
-# %% ../nbs/00a_synthetic.ipynb #ea6d3eb4
+# %% ../nbs/00a_synthetic.ipynb #45817019
 def _camera(c, rng):
-    "Blur, exposure, noise"
     im,b = c.img,.25*c.p.blur
     for axis in (1,2): im = im*(1-2*b)+(np.roll(im, 1, axis)+np.roll(im, -1, axis))*b
     c.img = im*c.p.exposure+c.p.noise*rng.standard_normal(im.shape, dtype=np.float32)
 
 LAYERS = (_background, _back_hair, _head, _folds, _nose, _mouth, _eyes, _brows, _extras, _shade, _front_hair, _glasses, _hand)
 
-# %% ../nbs/00a_synthetic.ipynb #5273b405
 def render(faces:pd.DataFrame, # (N, …) from `sample_faces`
            size:int=48,        # pixels a side
            seed:int=0,         # of the camera's noise
           )->np.ndarray:       # (N, size, size) uint8
-    "Draw the faces; a face looks the same in any company, only its noise depends on its place"
+    "Draw the faces; only the noise of a face depends on its place in the table"
     def draw(i):
-        c = Canvas(faces.iloc[i:i+16], size) # 16 pictures fit into the processor's cache
+        c = Canvas(faces.iloc[i:i+16], size)
         for layer in LAYERS: layer(c)
         _camera(c, np.random.default_rng((seed,i)))
         return (255*_clip(c.img)).round().astype(np.uint8)
     with ThreadPoolExecutor(os.cpu_count()) as pool: return np.concatenate(list(pool.map(draw, range(0,len(faces),16))))
 
-# %% ../nbs/00a_synthetic.ipynb #3f463f56
+# %% ../nbs/00a_synthetic.ipynb #c13e05bd
 def opinion(faces:pd.DataFrame, # (N, …) from `sample_faces`
            )->pd.DataFrame:     # (N, 10) rows sum to 1: the eight expressions, unknown, NF (no face)
-    "How likely an annotator is to choose each class: what the face shows, what is left of it, and what that is taken for"
+    "How likely an annotator chooses each class: what the face shows, what is left of it, what that is taken for"
     vocab,eye = list(EXPRESSIONS),np.eye(8)
-    index = lambda k: faces[k].map(vocab.index).to_numpy()
+    hot = lambda k: eye[faces[k].map(vocab.index).to_numpy(int)]
     col = lambda k: faces[k].to_numpy()[:,None]
-    shown = (1-col('blend'))**2*eye[index('expression')]+col('blend')**2*eye[index('second')]
-    seen = _smooth(.2, .5, col('intensity'))
+    shown = (1-col('blend'))**2*hot('expression')+col('blend')**2*hot('second')
+    seen = _smooth(.2, .5, col('intensity')) # below .2 it looks neutral, from .5 on it is plain
     q = seen*shown/shown.sum(1, keepdims=True)+(1-seen)*eye[0]
-    doubt = .06+.1*col('blur')+.15*col('hand')
+    doubt,unknown = .06+.1*col('blur')+.15*col('hand'),.015+.06*col('hand')
     q = (1-doubt)*q+doubt*q@_NEIGHBOURS.to_numpy()
-    unknown = .015+.06*col('hand')
-    return pd.DataFrame(np.hstack([q*(.998-unknown), unknown, np.full_like(unknown,.002)]), columns=vocab+['unknown','NF'])
+    return pd.DataFrame(np.hstack([q*(.998-unknown), unknown, np.full_like(unknown,.002)]), columns=[*vocab,'unknown','NF'])
 
-# %% ../nbs/00a_synthetic.ipynb #f7a981a1
+# %% ../nbs/00a_synthetic.ipynb #cf8dcc69
 def annotate(faces:pd.DataFrame, # (N, …) from `sample_faces`
              seed:int=0,         # of the annotators
-            )->np.ndarray:       # (N, 10) votes that sum to 10 per face
-    "Ask ten annotators"
+            )->np.ndarray:       # (N, 10) counts, rows sum to 10
+    "Ask ten annotators, who do not talk to each other"
     return np.random.default_rng(seed).multinomial(10, opinion(faces).to_numpy())
 
-def draw_faces(expression:str|list=None, # one expression for all, one per face, or None: FERPlus's shares
-               n:int=None,               # faces, > 0
-               seed:int=0,               # of everything that is random
-               size:int=48,              # pixels a side
-              )->tuple:                  # images uint8 (N, size, size), votes (N, 10)
+def draw_faces(expression:str|list|None=None, # one expression for all, one per face, or None: FERPlus's shares
+               n:int|None=None,               # faces, > 0; None: one, or as many as are listed
+               seed:int=0,                    # of everything that is random
+               size:int=48,                   # pixels a side
+              )->tuple[np.ndarray,np.ndarray]: # images uint8 (N, size, size), votes (N, 10)
     "Random cartoon faces and what ten annotators say about them"
     faces = sample_faces(expression, n, seed)
     return render(faces, size, seed), annotate(faces, seed)
 
-# %% ../nbs/00a_synthetic.ipynb #bdfd4776
-_FER2013 = dict(anger=0, disgust=1, fear=2, happiness=3, sadness=4, surprise=5, neutral=6, contempt=6) # Kaggle's codes; it has no contempt
-_PARTS = dict(Training='FER2013Train', PublicTest='FER2013Valid', PrivateTest='FER2013Test')
-
-def _rows(n, usage, seed):
-    "The rows of one split: Usage, emotion, image, votes"
-    faces = sample_faces(None, n, seed)
-    images,votes = render(faces, seed=seed),annotate(faces, seed)
-    return pd.DataFrame(dict(Usage=usage, emotion=faces.expression.map(_FER2013), image=list(images), votes=list(votes)))
-
-# %% ../nbs/00a_synthetic.ipynb #c825d4f7
-def write_ferplus(path:str|Path, # folder to write to, made where it is missing
-                  n:int=2000,    # rows of fer2013.csv, >= 40; 80 % training, 10 % validation, 10 % test
-                  seed:int=0,    # of everything that is random
-                 )->None:
-    "Write `n` synthetic faces as FERPlus's fer2013.csv, fer2013new.csv and FER2013{Train,Valid,Test}; raises `ValueError` for n < 40"
-    if n<40: raise ValueError(f'n={n}: expected at least 40 faces, so that each split has some of several expressions')
-    path,rng,k = Path(path),np.random.default_rng((seed,7)),n//10
-    df = pd.concat([_rows(m, u, seed*3+i) for i,(m,u) in enumerate(zip((n-2*k,k,k), _PARTS))], ignore_index=True)
-    _spoil(df, rng)
-    df['name'] = ''
-    named = df.index[df.votes.map(lambda v: v[9]<10)]
-    df.loc[named,'name'] = [f'fer{i:07d}.png' for i in range(len(named))]
-    path.mkdir(parents=True, exist_ok=True)
-    for usage,folder in _PARTS.items(): _write_folder(path/folder, df[(df.Usage==usage)&(df.name!='')])
-    votes = df[['Usage','name']].join(pd.DataFrame(np.stack(df.votes), columns=[*EXPRESSIONS,'unknown','NF']))
-    _write(path/'fer2013new.csv', votes.rename(columns={'name':'Image name'}).to_csv(index=False))
-    grey = np.array([str(i) for i in range(256)])
-    lines = [f"{e},{' '.join(grey[im.ravel()])},{u}" for e,im,u in zip(df.emotion, df.image, df.Usage)]
-    _write(path/'fer2013.csv', '\n'.join(['emotion,pixels,Usage',*lines,'']))
-
-# %% ../nbs/00a_synthetic.ipynb #5ee502e5
+# %% ../nbs/00a_synthetic.ipynb #1c7af558
 def _spoil(df, rng):
-    "What is wrong with FERPlus, in the same measure: rows without a face or a name, and evaluation images that are also in train"
+    "FERPlus's blemishes: half a percent of rows without a face; 7 % of the evaluation images are in train too, with votes of other annotators"
     train,other = df.index[df.Usage=='Training'],df.index[df.Usage!='Training']
-    rows = rng.permutation(train)
-    blank,copies = np.split(rows[:(k:=max(1, len(df)//200))+(m:=max(2, len(other)*7//100))], [k])
+    n,m = max(1, len(df)//200),max(2, 7*len(other)//100)
+    blank,copies = np.split(rng.permutation(train)[:n+m], [n])
     for i in blank: df.at[i,'image'],df.at[i,'votes'] = np.full((48,48), rng.integers(256), np.uint8),np.array([0]*9+[10])
-    for i,j in zip(copies, rng.permutation(other)[:m]):
-        df.at[i,'image'],df.at[i,'emotion'],df.at[i,'votes'] = df.image[j],df.emotion[j],rng.multinomial(10, (df.votes[j]+.1)/11)
+    for i,j in zip(copies, rng.permutation(other)):
+        df.at[i,'image'],df.at[i,'emotion'],df.at[i,'votes'] = df.image[j],df.emotion[j],rng.multinomial(10, df.votes[j]/10)
 
+# %% ../nbs/00a_synthetic.ipynb #a9f9d7d3
 def _write(file, text):
     part = file.with_name(file.name+'.part')
-    part.write_text(text, newline='\n'); part.replace(file) # never a half-written file
+    part.write_text(text, encoding='utf-8', newline='\n')
+    part.replace(file) # there is never half a file of this name
 
 def _write_folder(folder, df):
     folder.mkdir(exist_ok=True)
     for name,im in zip(df.name, df.image): Image.fromarray(im).save(folder/name)
     _write(folder/'label.csv', ''.join(f'{a},"(0, 0, 48, 48)",{",".join(map(str,v))}\n' for a,v in zip(df.name, df.votes)))
+
+# %% ../nbs/00a_synthetic.ipynb #b15ef706
+_SPLITS = dict(Training='FER2013Train', PublicTest='FER2013Valid', PrivateTest='FER2013Test')
+_KAGGLE = dict(anger=0, disgust=1, fear=2, happiness=3, sadness=4, surprise=5, neutral=6, contempt=6) # it has no contempt
+
+def _split(n, usage, seed):
+    faces = sample_faces(None, n, seed)
+    return pd.DataFrame(dict(Usage=usage, emotion=faces.expression.map(_KAGGLE), image=list(render(faces, seed=seed)), votes=list(annotate(faces, seed))))
+
+# %% ../nbs/00a_synthetic.ipynb #d8075810
+def write_ferplus(path:str|Path, # folder to write to, made if it is missing
+                  n:int=2000,    # rows of fer2013.csv, >= 40: 80 % Training, 10 % PublicTest, 10 % PrivateTest
+                  seed:int=0,    # >= 0, of everything that is random
+                 )->None:
+    "Write `n` synthetic faces as FERPlus's `fer2013.csv`, `fer2013new.csv` and `FER2013{Train,Valid,Test}`; raises `ValueError` for a smaller n"
+    if n<40: raise ValueError(f'n={n}: expected at least 40 faces, so that each split has some of every class')
+    path,k = Path(path),n//10
+    df = pd.concat([_split(m, u, 3*seed+i) for i,(m,u) in enumerate(zip((n-2*k,k,k), _SPLITS))], ignore_index=True)
+    _spoil(df, np.random.default_rng(seed))
+    votes = pd.DataFrame(np.stack(df.votes), columns=[*EXPRESSIONS,'unknown','NF'])
+    named = votes.NF<10
+    df['name'] = [f'fer{i:07d}.png' if ok else '' for i,ok in zip(named.cumsum()-1, named)]
+    path.mkdir(parents=True, exist_ok=True)
+    for usage,folder in _SPLITS.items(): _write_folder(path/folder, df[named&(df.Usage==usage)])
+    _write(path/'fer2013new.csv', df[['Usage','name']].join(votes).rename(columns={'name':'Image name'}).to_csv(index=False, lineterminator='\n'))
+    grey = np.arange(256).astype(str)
+    _write(path/'fer2013.csv', '\n'.join(['emotion,pixels,Usage', *(f"{e},{' '.join(grey[im.ravel()])},{u}" for e,im,u in zip(df.emotion, df.image, df.Usage)), '']))
