@@ -7,8 +7,8 @@ __all__ = ['FERPLUS', 'VOTES', 'RAFDB', 'AFFECTNET', 'majority', 'vote_entropy',
            'ferplus', 'rafdb', 'affectnet', 'image_folder', 'synthetic', 'protocol', 'duplicates', 'audit', 'FaceDL',
            'face_dls']
 
-# %% ../nbs/00_data.ipynb #bd1d9715
-import hashlib, json, math, multiprocessing, os, sys, tempfile, warnings
+# %% ../nbs/00_data.ipynb #4068150a
+import hashlib, json, math, multiprocessing, os, signal, sys, tempfile, threading, time, warnings
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -214,17 +214,27 @@ def _load(path, content):
         return t
     except Exception: return # whatever is wrong with it, the sources are there to decode again
 
-# %% ../nbs/00_data.ipynb #5e7c4e76
+# %% ../nbs/00_data.ipynb #94378823
 def _work(path, offset, shape, start, func, args):
     "In a worker process: decode some images and write them to their place; returns how many"
     x = func(*args)
     np.memmap(path, np.uint8, 'r+', offset, shape)[start:start+len(x)] = x
     return len(x)
 
-def _pool(n):
-    "Up to `n` processes; forked where that is safe, as a fresh interpreter would spend seconds importing torch"
-    return ProcessPoolExecutor(min(os.cpu_count() or 1, n), multiprocessing.get_context('fork' if sys.platform=='linux' else None))
+def _worker(parent):
+    "In a worker process: leave Ctrl-C to the parent, and end when the parent does (one that was killed tells nobody)"
+    def watch():
+        while os.getppid()==parent: time.sleep(1)
+        os._exit(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=watch, daemon=True).start()
 
+def _pool(n):
+    "Up to `n` processes; forked on Linux, as a fresh interpreter would spend seconds importing torch"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os,'sched_getaffinity') else os.cpu_count() or 1
+    return ProcessPoolExecutor(min(cores, n), multiprocessing.get_context('fork' if sys.platform=='linux' else None), _worker, (os.getpid(),))
+
+# %% ../nbs/00_data.ipynb #afdc1eb1
 def _parallel(calls, total, desc):
     "Run `calls` [(function, *arguments)], several in as many processes as there are cores; yields (number, result) as they come"
     with tqdm(total=total, desc=desc, unit=' faces', delay=1) as bar, _pool(len(calls)) if len(calls)>1 else nullcontext() as ex:
@@ -238,11 +248,13 @@ def _parallel(calls, total, desc):
         except (ValueError,OSError) as e: raise type(e)(str(e)) from None # without the worker's traceback
         finally: ex.shutdown(cancel_futures=True)
 
-# %% ../nbs/00_data.ipynb #16c12a64
+# %% ../nbs/00_data.ipynb #4426d30e
 def _decode(path, shape, jobs, content, desc):
     "Do `jobs` [(n, function, arguments)] in parallel, into the new cache file `path`, which appears only when it is complete"
     tmp,head = path.with_name(f'{path.stem}.{os.getpid()}.tmp'),_header(shape, content)
     starts = np.cumsum([0]+[n for n,*_ in jobs]).tolist()
+    for old in path.parent.glob('*.tmp'): # of a process that was killed
+        if time.time()-old.stat().st_mtime>3600: old.unlink(missing_ok=True)
     try:
         with open(tmp,'wb') as f: f.write(head); f.truncate(len(head)+math.prod(shape))
         for _ in _parallel([(_work,tmp,len(head),shape,s,f,a) for s,(_,f,a) in zip(starts,jobs)], shape[0], desc): pass
@@ -514,10 +526,12 @@ def _exp_rows(files):
         return k
     return np.array([one(f) for f in files], np.uint8).reshape(-1,1,1,1)
 
-# %% ../nbs/00_data.ipynb #9cf95aa5
+# %% ../nbs/00_data.ipynb #a405b897
+def _is_picture(f): return f.suffix.lower() in {'.jpg','.jpeg','.png','.bmp','.webp','.tif','.tiff','.gif','.pgm','.ppm'} and not f.name.startswith('.')
+
 def _affect_folders(root, folder, cache):
     "Split of the layout images/ID.jpg + annotations/ID_exp.npy"
-    files = sorted((root/folder/'images').glob('*.*'), key=lambda f: (len(f.stem), f.stem))
+    files = sorted(filter(_is_picture, (root/folder/'images').glob('*')), key=lambda f: (len(f.stem), f.stem))
     if not files: raise FileNotFoundError(f'{root/folder/"images"}: no image found')
     ann = [str(root/folder/'annotations'/f'{f.stem}_exp.npy') for f in files]
     def plan(): return (len(ann),1,1,1),[(len(ann[o:o+512]), _exp_rows, (ann[o:o+512],)) for o in range(0, len(ann), 512)]
@@ -551,15 +565,13 @@ def affectnet(path, # folder with train_set/ and val_set/, or with training.csv 
     splits = {s:read(path, n, cache) for s,n in zip(('train','test'), names)}
     return _from_files('affectnet', path, _with_valid(splits, valid, seed), AFFECTNET, cache, size=size)
 
-# %% ../nbs/00_data.ipynb #0a770271
-_SUFFIXES = {'.jpg','.jpeg','.png','.bmp','.webp','.tif','.tiff','.gif','.pgm','.ppm'}
-
+# %% ../nbs/00_data.ipynb #c5d1af5b
 def _class_files(root, vocab):
     "[(file, class name)] of class folders"
     rows = []
     for d in sorted(o for o in root.iterdir() if o.is_dir() and not o.name.startswith('.')):
         if vocab and d.name not in vocab: raise ValueError(f'{d}: unknown class {d.name!r}, expected one of {", ".join(vocab)}')
-        rows += [(f,d.name) for f in sorted(d.rglob('*')) if f.suffix.lower() in _SUFFIXES]
+        rows += [(f,d.name) for f in sorted(d.rglob('*')) if _is_picture(f)]
     return rows
 
 # %% ../nbs/00_data.ipynb #dc1bec2e
@@ -646,19 +658,19 @@ def _groups(pairs, n):
     g[size[g]<2] = -1
     return g
 
-# %% ../nbs/00_data.ipynb #2b4db968
+# %% ../nbs/00_data.ipynb #59f8cc9c
 def _equal_pairs(sets):
     "Pairs (M, 2) of each image with the first that has its pixels"
     first = {}
     return np.array([(first.setdefault(d,i),i) for i,d in enumerate(d for f in sets for d in _digests(f))])
 
-def _similar_pairs(sets, distance):
-    "Pairs (M, 2) of images whose perceptual hashes differ in at most `distance` bits"
+def _hashes(sets):
+    "Perceptual hashes of all images, uint64 (N,)"
     calls = [(_phashes, f.images[o:o+1024].numpy()) for f in sets for o in range(0, len(f), 1024)]
     h = dict(_parallel(calls, sum(map(len,sets)), 'perceptual hashes')) # in the order of completion
-    return _near(np.concatenate([h[i] for i in range(len(calls))]).view(np.uint64)[:,0], distance)
+    return np.concatenate([h[i] for i in range(len(calls))]).view(np.uint64)[:,0]
 
-# %% ../nbs/00_data.ipynb #9c17664a
+# %% ../nbs/00_data.ipynb #24c97d13
 def duplicates(faces, # `Faces`
                distance=None, # None: equal pixels; else perceptual hashes that differ in at most so many of 64 bits
               )->pd.DataFrame: # a row per picture that is not alone: group, split, row, name, label
@@ -666,7 +678,7 @@ def duplicates(faces, # `Faces`
     d = pd.DataFrame([(s,i,n,faces.vocab[y]) for s,f in faces.splits.items() for i,(n,y) in enumerate(zip(f.names, f.labels.tolist()))],
                      columns=['split','row','name','label'])
     sets = list(faces.splits.values())
-    d.insert(0, 'group', _groups(_equal_pairs(sets) if distance is None else _similar_pairs(sets, distance), len(d)))
+    d.insert(0, 'group', _groups(_equal_pairs(sets) if distance is None else _near(_hashes(sets), distance), len(d)))
     return d[d.group>=0].sort_values(['group','split','row'], ignore_index=True)
 
 # %% ../nbs/00_data.ipynb #c41bcdfe
