@@ -29,10 +29,27 @@ from .loss import FPDLS, PDLS, CompFPDLS, CrossEntropy, FocalLoss, SoftVoteCE, U
 from .resizer import FrozenUpscale, NeuralResizer
 from .training import fer_learner, get_recipe, recipes, replacing, write_json
 
-# %% ../nbs/06_ablation.ipynb #f1f6bec0
+# %% ../nbs/06_ablation.ipynb #7bdcd4ff
 _choices = dict(data=('ferplus','rafdb','affectnet','image_folder','synthetic'), votes=('label','new'), prior=('train','released'), head=('mlp','linear'),
     loss=('ce','pdls','fpdls','compfpdls','smoothing','focal','votes'), down=('none','ltr','bilinear','bicubic'), recipe=tuple(recipes))
 
+def _unknown(kind, value, known):
+    near = difflib.get_close_matches(str(value), known, 1)
+    return f"{kind} {value!r} is unknown: expected one of {', '.join(known)}"+(f' (did you mean {near[0]!r}?)' if near else '')
+
+def _check_spec(self):
+    "Refuse a `RunSpec` with a value that no run knows"
+    for k,known in _choices.items():
+        if getattr(self,k) not in known: raise ValueError(_unknown(k, getattr(self,k), known))
+    for f in fields(self):
+        v = getattr(self, f.name)
+        if f.type in (float,int) and v is not None:
+            if isinstance(v, bool) or not isinstance(v, (int,float)): raise ValueError(f'{f.name} is {v!r}: expected a number')
+            object.__setattr__(self, f.name, f.type(v))
+    if self.epochs<1 or self.bs<2 or self.limit<0: raise ValueError(f'expected epochs >= 1, bs >= 2, limit >= 0, found {self.epochs}, {self.bs}, {self.limit}')
+    get_recipe(self.recipe, lr=self.lr, wd=self.wd, layer_decay=self.layer_decay, ema=self.ema)
+
+# %% ../nbs/06_ablation.ipynb #17ba4444
 @dataclass(frozen=True)
 class RunSpec:
     "All that decides the result of a run; `id` names it"
@@ -51,7 +68,7 @@ class RunSpec:
     head: str = 'mlp' # mlp (as released) or linear
     loss: str = 'ce' # ce, pdls, fpdls, compfpdls, smoothing, focal or votes
     alpha: float = .8 # share of the label in the target, 0 to 1 (pdls, fpdls, compfpdls, smoothing)
-    gamma: float = 2. # focal exponent, >= 0 (fpdls, focal)
+    gamma: float = 2. # focal exponent, 0 or more (fpdls, focal)
     prior: str = 'train' # label prior of: the training images ('train') or the release ('released')
     recipe: str = 'clean' # clean or authors
     lr: float = None # peak learning rate; None: the recipe's
@@ -64,24 +81,9 @@ class RunSpec:
     epochs: int = 10 # passes over the training images
     bs: int = 64 # images in a batch
     seed: int = 0 # of initial weights, order, augmentation
+    def __post_init__(self): _check_spec(self)
 
-# %% ../nbs/06_ablation.ipynb #1facbaa2
-def _unknown(kind, value, known):
-    near = difflib.get_close_matches(str(value), known, 1)
-    return f"{kind} {value!r} is unknown: expected one of {', '.join(known)}"+(f' (did you mean {near[0]!r}?)' if near else '')
-
-@patch
-def __post_init__(self:RunSpec):
-    for k,known in _choices.items():
-        if getattr(self,k) not in known: raise ValueError(_unknown(k, getattr(self,k), known))
-    for f in fields(self):
-        v = getattr(self, f.name)
-        if f.type in (float,int) and v is not None:
-            if isinstance(v, bool) or not isinstance(v, (int,float)): raise ValueError(f'{f.name} is {v!r}: expected a number')
-            object.__setattr__(self, f.name, f.type(v))
-    if self.epochs<1 or self.bs<2 or self.limit<0: raise ValueError(f'expected epochs >= 1, bs >= 2, limit >= 0, found {self.epochs}, {self.bs}, {self.limit}')
-    get_recipe(self.recipe, lr=self.lr, wd=self.wd, layer_decay=self.layer_decay, ema=self.ema)
-
+# %% ../nbs/06_ablation.ipynb #051adf67
 def spec_from(d:dict # field -> value
              )->RunSpec:
     "A `RunSpec` from a dict, as YAML gives it; raises `ValueError` for an unknown field"
@@ -90,7 +92,7 @@ def spec_from(d:dict # field -> value
         if k not in names: raise ValueError(_unknown('parameter', k, names))
     return RunSpec(**d)
 
-# %% ../nbs/06_ablation.ipynb #2d6a70df
+# %% ../nbs/06_ablation.ipynb #dd6b0a79
 def file_hash(path:Path|str # a file
              )->str:        # 64 hex digits
     "SHA-256 of a file's content"
@@ -101,6 +103,7 @@ def recipe_of(self:RunSpec):
     "The recipe with this spec's own values"
     return get_recipe(self.recipe, lr=self.lr, wd=self.wd, layer_decay=self.layer_decay, ema=self.ema, augment=self.augment, bf16=self.bf16)
 
+# %% ../nbs/06_ablation.ipynb #85f1628e
 @patch
 def weight_files(self:RunSpec)->list[str]:
     "The fields that name a weight file"
@@ -132,15 +135,15 @@ def id(self:RunSpec)->str:
     parts = [self.data, self.arch.split('_patch')[0], up, *(['stn'] if self.stn else []), *([self.down] if self.down!='none' else []), self.loss, f's{self.seed}']
     return '-'.join(parts)+'-'+hashlib.sha256(json.dumps(self.canonical()).encode()).hexdigest()[:8]
 
-# %% ../nbs/06_ablation.ipynb #2e84c983
+# %% ../nbs/06_ablation.ipynb #1e2a5a77
 def load_faces(spec:RunSpec,               # the run
-               path:Path|str|None=None     # folder of the data set; None: the folder named like it, or the environment's FER_NR_DATA
+               path:Path|str|None=None     # folder of the data set; None: for FERPlus the environment's FER_NR_DATA, else the folder named like it
               ):                           # `Faces`
     "The faces of a run under its protocol, limited if it says so"
     if spec.data=='synthetic': faces = _data.synthetic(n=spec.limit or 4000, seed=0)
     else:
-        path = path or os.environ.get('FER_NR_DATA') or spec.data
-        kw = dict(votes=spec.votes) if spec.data=='ferplus' else {}
+        ferplus = spec.data=='ferplus'
+        path,kw = path or (ferplus and os.environ.get('FER_NR_DATA')) or spec.data,dict(votes=spec.votes) if ferplus else {}
         faces = getattr(_data, spec.data)(path, **kw)
     faces = protocol(faces, spec.protocol)
     if not spec.limit or spec.data=='synthetic' or spec.limit>=len(faces.train): return faces
@@ -393,16 +396,15 @@ def read_params(args:list[str] # YAML files and name=value pairs; later ones win
 
 def _fail(e): print(f'fer_nr: {e}', file=sys.stderr); raise SystemExit(1)
 
-# %% ../nbs/06_ablation.ipynb #da19e899
+# %% ../nbs/06_ablation.ipynb #0544ba84
 def summary(r:dict # a record
            )->pd.DataFrame:
     "The metrics of a run by evaluation set, beside what always answering the largest class would give"
     rows = {}
     for on,m in r['metrics'].items():
         if 'top1' not in m: continue
-        big = max(v['n'] for v in m['recall'].values())/m['n']
-        rows[on] = dict(n=m['n'], accuracy=m['top1']['value'], low=m['top1']['low'], high=m['top1']['high'], majority=big,
-            mean_class=m['mean_class_accuracy']['value'], macro_F1=m['macro_f1']['value'], ECE=m['ece'], NLL=m['nll'])
+        rows[on] = dict(n=m['n'], top1=m['top1']['value'], low=m['top1']['low'], high=m['top1']['high'], majority=m['majority'],
+            mean_class_accuracy=m['mean_class_accuracy']['value'], macro_f1=m['macro_f1']['value'], ece=m['ece'], nll=m['nll'])
     return pd.DataFrame(rows).T.astype(dict(n=int))
 
 @call_parse
