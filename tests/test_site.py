@@ -43,7 +43,7 @@ def test_anchors(site):
     for syms in d['syms'].values():
         for name,(address,_) in syms.items():
             page,anchor = address.split('#')
-            if '._' in name or name.count('.') > 2: continue # private names and methods inside their class have no entry
+            if '._' in name or name.count('.') > 2: continue # private names and methods need no entry
             assert f'id="{anchor}"' in (site/page).read_text('utf-8'), f'{name}: {address}'
 
 def test_readme():
