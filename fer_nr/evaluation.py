@@ -147,11 +147,11 @@ def calibration(logits,     # (N, K)
         out |= dict(vote_kl=-(entr(v) + v*logp).sum(1).mean(), vote_js=(rel_entr(v, m) + rel_entr(p, m)).sum(1).mean()/2)
     return {k:float(o) for k,o in out.items()}
 
-# %% ../nbs/05_evaluation.ipynb #814ea418
+# %% ../nbs/05_evaluation.ipynb #4ca2097b
 def temperature(logits,  # (N, K) of the *validation* images
                 labels,  # (N,) class numbers
                )->float: # T in [0.05, 20]: divide logits by it
-    "The T that minimises the NLL of softmax(logits/T); a model without a single error gets the lowest T"
+    "The T that minimises the NLL of softmax(logits/T); a model without a single error gets a low one"
     z, y, _ = _check_eval(logits, labels, None)
     def nll(log_t): return -log_softmax(z/np.exp(log_t), axis=1)[np.arange(len(y)), y].mean()
     return float(np.exp(minimize_scalar(nll, bounds=np.log([.05, 20]), method='bounded', options=dict(xatol=1e-6)).x))
@@ -190,7 +190,7 @@ def reliability(logits,        # (N, K)
     ax.set(xlabel='confidence', ylabel='accuracy', xlim=(0, 1), ylim=(0, 1), title=f'ECE {ece(p, y, n_bins):.3f}, n={len(y)}')
     return ax
 
-# %% ../nbs/05_evaluation.ipynb #fe9ed5d1
+# %% ../nbs/05_evaluation.ipynb #b508a8cf
 def evaluate(logits,          # (N, K), finite
              labels,          # (N,) class numbers
              votes=None,      # (N, K) raw counts or distributions, or None
@@ -201,23 +201,34 @@ def evaluate(logits,          # (N, K), finite
     "All metrics of a record with 95 % intervals; raises `ValueError` for input that does not fit"
     logits, labels, vocab = _check_eval(logits, labels, vocab)
     C = confusion_matrix(labels, logits.argmax(1), len(vocab))
-    n, k, support = len(labels), int(np.trace(C)), C.sum(1).tolist()
-    (mca, f1), (mca_interval, f1_interval) = map(float, class_scores(C)), bootstrap(C, n_boot, seed)
-    return dict(n=n, correct=k, top1=k/n, top1_interval=list(wilson(k, n)), majority=max(support)/n,
-        mean_class_accuracy=mca, mean_class_accuracy_interval=mca_interval, macro_f1=f1, macro_f1_interval=f1_interval,
-        recall={c: int(C[i,i])/m if m else None for i,(c,m) in enumerate(zip(vocab, support))},
-        recall_interval={c: list(wilson(int(C[i,i]), m)) if m else None for i,(c,m) in enumerate(zip(vocab, support))},
-        support=dict(zip(vocab, support)), vocab=vocab, confusion=C.tolist(), **calibration(logits, labels, votes))
+    mca, f1 = (_interval(v, lohi) for v,lohi in zip(class_scores(C), bootstrap(C, n_boot, seed)))
+    recall = {c: _proportion(C[i,i], C[i].sum()) for i,c in enumerate(vocab)}
+    top1 = _proportion(np.trace(C), len(labels))
+    return dict(n=top1.pop('n'), correct=int(np.trace(C)), top1=top1, majority=float(C.sum(1).max()/C.sum()), mean_class_accuracy=mca, macro_f1=f1,
+        recall=recall, vocab=vocab, confusion=C.tolist(), **calibration(logits, labels, votes),
+        intervals=f'95 %: Wilson (top1, recall), bootstrap of {n_boot} resamples with seed {seed} (mean_class_accuracy, macro_f1)')
 
-# %% ../nbs/05_evaluation.ipynb #6bee03f8
+def _interval(value, # a number
+              lohi,  # its limits
+             )->dict:
+    "A value with its limits"
+    return dict(value=float(value), low=lohi[0], high=lohi[1])
+
+def _proportion(k, # right ones
+                n, # images
+               )->dict:
+    "k/n with its Wilson interval and n; `None` for n = 0"
+    return _interval(k/n, wilson(int(k), int(n))) | dict(n=int(n)) if n else dict(value=None, low=None, high=None, n=0)
+
+# %% ../nbs/05_evaluation.ipynb #06d39993
 def mcnemar(correct_a, # (N,) bool: model A is right
             correct_b, # (N,) bool: model B is right, same images in the same order
-           )->float:   # p-value; 1 if they are right on the same images
+           )->dict:    # only_a, only_b: images that one alone gets right; p: 1 if there are none
     "Exact two-sided McNemar test of two models (McNemar 1947); raises `ValueError` for different lengths"
     a, b = (_numpy(o).astype(bool) for o in (correct_a, correct_b))
     if a.shape!=b.shape or a.ndim!=1: raise ValueError(f'mcnemar: {a.shape} and {b.shape}: expected right or wrong for the same images')
-    only_a, only_b = (a&~b).sum(), (b&~a).sum()
-    return float(binomtest(only_a, only_a+only_b).pvalue) if only_a+only_b else 1.
+    only_a, only_b = int((a&~b).sum()), int((b&~a).sum())
+    return dict(only_a=only_a, only_b=only_b, p=float(binomtest(only_a, only_a+only_b).pvalue) if only_a+only_b else 1.)
 
 # %% ../nbs/05_evaluation.ipynb #ea160bb3
 def holm(pvalues,        # p-values of a family of tests, in [0, 1]
@@ -229,10 +240,11 @@ def holm(pvalues,        # p-values of a family of tests, in [0, 1]
     from statsmodels.stats.multitest import multipletests
     return multipletests(p, method='holm')[1]
 
-# %% ../nbs/05_evaluation.ipynb #3a4626c1
+# %% ../nbs/05_evaluation.ipynb #32a62481
 def authors_accuracy(correct,   # (N,) bool, in the order of the batches
                      bs:int=64, # batch size
                     )->float:   # in [0, 1]
     "The released evaluation's accuracy, *not sound*: the mean of the batches' accuracies, whatever their sizes (for comparison only)"
-    c = torch.as_tensor(_numpy(correct)).double()
-    return float(torch.stack([b.mean() for b in c.split(bs)]).mean())
+    c = _numpy(correct).astype(float)
+    starts = np.arange(0, len(c), bs)
+    return float((np.add.reduceat(c, starts)/np.diff(np.r_[starts, len(c)])).mean())
