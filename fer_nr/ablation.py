@@ -103,7 +103,7 @@ def recipe_of(self:RunSpec):
     "The recipe with this spec's own values"
     return get_recipe(self.recipe, lr=self.lr, wd=self.wd, layer_decay=self.layer_decay, ema=self.ema, augment=self.augment, bf16=self.bf16)
 
-# %% ../nbs/06_ablation.ipynb #85f1628e
+# %% ../nbs/06_ablation.ipynb #4db6c543
 @patch
 def weight_files(self:RunSpec)->list[str]:
     "The fields that name a weight file"
@@ -133,7 +133,7 @@ def id(self:RunSpec)->str:
     "Name of the run: data, backbone, resizer, loss, seed, and 8 hex digits of the hash of `canonical()`"
     up = Path(self.up).stem if 'up' in self.weight_files() else self.up
     parts = [self.data, self.arch.split('_patch')[0], up, *(['stn'] if self.stn else []), *([self.down] if self.down!='none' else []), self.loss, f's{self.seed}']
-    return '-'.join(parts)+'-'+hashlib.sha256(json.dumps(self.canonical()).encode()).hexdigest()[:8]
+    return '-'.join(parts)+'-'+hashlib.sha256(json.dumps(self.canonical(), sort_keys=True).encode()).hexdigest()[:8]
 
 # %% ../nbs/06_ablation.ipynb #1e2a5a77
 def load_faces(spec:RunSpec,               # the run

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import papermill as pm, pytest, yaml
 
-from fer_nr.ablation import RunSpec, load_table, records, spec_from, status, table
+from fer_nr.ablation import RunSpec, fer_nr_run, load_table, records, spec_from, status, table
 
 ROOT = Path(__file__).parent.parent
 TRAIN = ROOT/'nbs/experiments/train.ipynb'
@@ -83,26 +83,33 @@ def test_table_from_records(tiny, tmp_path):
     r = command('fer_nr_tables', tmp_path/'t.yaml', '--runs', tmp_path, '--results', d/'results')
     assert r.returncode==0 and 'here' in r.stdout
 
-BAD = {
+BAD = { # what is wrong: (arguments, what the one line says)
     'no file': (['nowhere.yaml'], r'nowhere\.yaml is not there: expected a YAML file'),
-    'not YAML': (['{bad}'], r'bad\.yaml is not YAML'),
+    'not YAML': (['{tmp}/bad.yaml'], r'bad\.yaml is not YAML'),
     'unknown parameter': (['epoch=3'], r"parameter 'epoch' is unknown.*did you mean 'epochs'"),
     'unknown loss': (['loss=fpdl'], r"loss 'fpdl' is unknown.*did you mean 'fpdls'"),
     'not a number': (['lr=fast'], r"lr is 'fast': expected a number"),
     'out of range': (['ema=1.5'], 'outside its range'),
-    'no weights': (['data=synthetic', 'weights=gone.safetensors'], r'weights=gone\.safetensors: no such weight file'),
-    'no data': (['data=ferplus', '--data_path', 'gone'], r'gone.*not'),
-    'unknown arch': (['data=synthetic', 'arch=vit_tinny_patch16_224'], r'vit_tinny_patch16_224.*vit_tiny_patch16_224'),
-    'unknown table': None,
+    'no weight file': (['data=synthetic', 'weights=gone.safetensors'], r'weights=gone\.safetensors: no such weight file'),
+    'no data': (['data=ferplus'], r'FileNotFoundError: .*gone: not found; expected a folder'),
+    'unknown backbone': (['data=synthetic', 'limit=60', 'arch=vit_tinny_patch16_224'], r"vit_tinny_patch16_224.*vit_tiny_patch16_224"),
 }
 
-@pytest.mark.parametrize('what', [k for k,v in BAD.items() if v])
-def test_bad_input_is_one_line(what, tmp_path):
+@pytest.mark.parametrize('what', BAD)
+def test_bad_input_is_one_line(what, tmp_path, capfd):
+    "No traceback from a command: one line that says what, where and what was expected"
     (tmp_path/'bad.yaml').write_text('a: [1\n')
     args,expected = BAD[what]
-    r = command('fer_nr_run', *[str(a).replace('{bad}', str(tmp_path/'bad.yaml')) for a in args], '--runs', tmp_path/'runs')
-    said = [l for l in r.stderr.splitlines() if l.startswith('fer_nr:')]
-    assert r.returncode==1 and len(said)==1 and re.search(expected, said[0]) and 'Traceback' not in r.stderr, r.stderr
+    with pytest.raises(SystemExit) as e: fer_nr_run([a.format(tmp=tmp_path) for a in args], runs=str(tmp_path/'runs'), data_path=str(tmp_path/'gone'))
+    err = capfd.readouterr().err
+    said = [l for l in err.splitlines() if l.startswith('fer_nr:')]
+    assert e.value.code==1 and len(said)==1 and re.search(expected, said[0]) and 'Traceback' not in err, err
+
+def test_failed_run_says_so_and_can_be_repeated(tmp_path, capfd):
+    "A run that failed is marked, with its error; a corrected one starts"
+    with pytest.raises(SystemExit): fer_nr_run(['data=ferplus'], runs=str(tmp_path), data_path=str(tmp_path/'gone'))
+    spec = RunSpec(data='ferplus')
+    assert status(spec, tmp_path, tmp_path)=='failed' and 'FileNotFoundError' in json.loads((tmp_path/spec.id/'failed.json').read_text())['error']
 
 def test_unknown_table():
     r = command('fer_nr_tables', 'tabel1')
