@@ -162,7 +162,7 @@ def _read_tensors(path:Path)->dict:
     except Exception as e:
         raise ValueError(f'{path} cannot be read as weights ({type(e).__name__}): expected a whole .safetensors file, or a .pth of tensors and nothing else') from e
 
-# %% ../nbs/01_resizer.ipynb #4bc3c16d
+# %% ../nbs/01_resizer.ipynb #440dd9fc
 def _rfdn(sd):
     "The `RFDN` that the shapes of the tensors `sd` describe, with them in it, and how to feed it"
     nf,c = sd['fea_conv.weight'].shape[:2]
@@ -175,7 +175,7 @@ def _from_spandrel(sd):
     import spandrel
     try: m = spandrel.ModelLoader().load_from_state_dict(spandrel.canonicalize_state_dict(sd))
     except spandrel.UnsupportedModelError: raise ValueError(f'it begins with {next(iter(sd), "nothing")!r}') from None
-    if not isinstance(m, spandrel.ImageModelDescriptor): raise ValueError(f'{m.architecture.name} takes more than an image')
+    if m.purpose not in ('SR', 'Restoration'): raise ValueError(f'{m.architecture.name} is for {m.purpose}, expected super-resolution of single images')
     return dict(net=m.model, scale=m.scale, in_chans=m.input_channels, multiple_of=m.size_requirements.multiple_of)
 
 # %% ../nbs/01_resizer.ipynb #8799b698
@@ -349,7 +349,7 @@ class NeuralResizer(nn.Module):
         if y.shape[-2:]!=(self.size, self.size): raise ValueError(f'{type(self.down).__name__} made {y.shape[-2]}×{y.shape[-1]} px, NeuralResizer expected size={self.size}')
         return y.expand(-1, 3, -1, -1)
 
-# %% ../nbs/01_resizer.ipynb #bd22b0bb
+# %% ../nbs/01_resizer.ipynb #9bc23f77
 def resizer_figure(x:torch.Tensor,    # (B, 1 or 3, H, W) faces in [0, 1], one row each
                    resizer:nn.Module, # (B, 1 or 3, H, W) -> (B, 3, size, size), with the attribute `size`
                   ): # matplotlib figure
@@ -361,7 +361,7 @@ def resizer_figure(x:torch.Tensor,    # (B, 1 or 3, H, W) faces in [0, 1], one r
         finally: resizer.train(training)
     base = _resize(x.float().cpu(), resizer.size).expand_as(out)
     diff = (out-base).abs().mean(1, keepdim=True)                # over channels
-    fig,axs = plt.subplots(len(x), 3, figsize=(6, 2*len(x)+.2), squeeze=False, layout='constrained')
+    fig,axs = plt.subplots(len(x), 3, figsize=(5.4, 1.8*len(x)+.2), squeeze=False, layout='constrained')
     for row,images in zip(axs, zip(base, out, diff)):
         for ax,im in zip(row, images): ax.axis('off'); ax.imshow(im.clamp(0, 1).permute(1,2,0).squeeze(), cmap='gray', vmin=0, vmax=max(im.max(), 1e-6) if len(im)==1 else 1)
         row[2].text(.98, .02, f'white: {images[2].max():.2f}', transform=row[2].transAxes, ha='right', color='white', fontsize=8)
