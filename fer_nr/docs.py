@@ -212,14 +212,15 @@ class _Client(NotebookClient):
         if re.search(rf"^#\|\s*({'|'.join(skip)})\b|nbdev_export\(", cell.source, re.M): return cell
         return await super().async_execute_cell(cell, *args, **kwargs)
 
-# %% ../nbs/90_docs.ipynb #1872ca35
+# %% ../nbs/90_docs.ipynb #f6636fe5
 def execute(path, # a notebook
             timeout:int=600, # seconds for one cell
            ):
     "Run a notebook in place and save its outputs, cleaned; raises nbclient's `CellExecutionError` and saves nothing where a cell fails"
     nb = nbformat.read(path, 4)
     env = {k: v for k,v in os.environ.items() if not k.startswith('FER_NR_')} | dict(PYTHONWARNINGS='ignore')
-    _Client(nb, timeout=timeout, resources=dict(metadata=dict(path=str(Path(path).parent)))).execute(env=env)
+    quiet = ['--IPKernelApp.log_level=40'] # or each kernel says that its local socket is not encrypted
+    _Client(nb, timeout=timeout, extra_arguments=quiet, resources=dict(metadata=dict(path=str(Path(path).parent)))).execute(env=env)
     nbformat.write(nb, path)
     nb = read_nb(path)
     clean_nb(nb, allowed_cell_metadata_keys=get_config().allowed_cell_metadata_keys.split())
