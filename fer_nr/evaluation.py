@@ -230,15 +230,15 @@ def mcnemar(correct_a, # (N,) bool: model A is right
     only_a, only_b = int((a&~b).sum()), int((b&~a).sum())
     return dict(only_a=only_a, only_b=only_b, p=float(binomtest(only_a, only_a+only_b).pvalue) if only_a+only_b else 1.)
 
-# %% ../nbs/05_evaluation.ipynb #ea160bb3
+# %% ../nbs/05_evaluation.ipynb #b184e00e
 def holm(pvalues,        # p-values of a family of tests, in [0, 1]
         )->np.ndarray:   # adjusted p-values, same order
     "Holm's step-down correction (Holm 1979); raises `ValueError` for what is not a p-value"
     p = np.asarray(pvalues, dtype=float)
     if not ((p>=0)&(p<=1)).all(): raise ValueError(f'holm: {p.tolist()}: expected p-values in [0, 1], without NaN')
-    if not len(p): return p
-    from statsmodels.stats.multitest import multipletests
-    return multipletests(p, method='holm')[1]
+    order, out = p.argsort(), np.empty(len(p))
+    out[order] = np.maximum.accumulate(p[order]*np.arange(len(p), 0, -1)).clip(max=1)
+    return out
 
 # %% ../nbs/05_evaluation.ipynb #32a62481
 def authors_accuracy(correct,   # (N,) bool, in the order of the batches
