@@ -14,7 +14,7 @@ import numpy as np, torch
 import torch.nn.functional as F
 from torch import nn
 
-# %% ../nbs/02_loss.ipynb #73191da9
+# %% ../nbs/02_loss.ipynb #241fbeed
 def label_prior(votes,              # (N, K) raw votes, or a `FaceSet` that has `.votes` and `.labels`
                 labels=None,        # (N,) class numbers; None: the class with most votes, the first at a tie
                 n_classes:int=None, # use the first so many columns (FER+ puts unknown and NF behind its 8 classes)
@@ -22,10 +22,12 @@ def label_prior(votes,              # (N, K) raw votes, or a `FaceSet` that has 
     "Row k is the mean of votes/(their sum) over the images labelled k, one-hot if there are none; raises `ValueError` for an image without votes"
     if hasattr(votes, 'votes'): votes, labels = votes.votes, votes.labels
     if votes is None: raise ValueError('label_prior: these faces have no votes: take the prior of a set that has them, and map_prior')
-    v = torch.as_tensor(votes, dtype=torch.float64)[:, :n_classes]
+    v = torch.as_tensor(votes, dtype=torch.float64, device='cpu')[:, :n_classes]
     n, K = v.sum(1, keepdim=True), v.shape[1]
     if not (n>0).all(): raise ValueError(f'label_prior: image {int((~(n>0)).nonzero()[0,0])} has no votes for the {K} classes: drop such images first')
-    t = F.one_hot(v.argmax(1) if labels is None else torch.as_tensor(labels), K).double()
+    y = v.argmax(1) if labels is None else torch.as_tensor(labels, device='cpu')
+    if y.shape!=v.shape[:1] or not ((y>=0)&(y<K)).all(): raise ValueError(f'label_prior: labels are {tuple(y.shape)}, {y.min()} to {y.max()}: expected ({len(v)},), 0 to {K-1}')
+    t = F.one_hot(y, K).double()
     prior = t.T @ (v/n) / t.sum(0).clamp_min(1)[:, None]
     return torch.where(t.sum(0)[:, None]>0, prior, torch.eye(K, dtype=prior.dtype)).float()
 
