@@ -293,7 +293,7 @@ def _watch(path, stop, out=sys.stderr, every=30):
         seen = p
     if tty and seen: print(file=out)
 
-# %% ../nbs/06_ablation.ipynb #88f73802
+# %% ../nbs/06_ablation.ipynb #3ee42f5c
 def find_notebook(path:Path|str|None=None)->Path:
     "`experiments/train.ipynb` of this checkout, or the one given; raises `FileNotFoundError`"
     for p in [Path(path)] if path else [Path('nbs/experiments/train.ipynb'), Path(__file__).parent.parent/'nbs/experiments/train.ipynb']:
@@ -319,8 +319,9 @@ def run(spec:RunSpec,                   # what to run
         try: pm.execute_notebook(notebook, d/'train.ipynb', asdict(spec)|{k:str(weight_file(getattr(spec,k), k)) for k in spec.weight_files()}|dict(runs=str(d.parent), data_path=str(Path(data_path).resolve()) if data_path else None, **kwargs),
                 kernel_name='python3', cwd=d, progress_bar=False)
         except pm.PapermillExecutionError as e:
-            write_json(d/'failed.json', dict(error=f'{e.ename}: {e.evalue}', notebook=str(d/'train.ipynb'), time=time.time()))
-            raise RuntimeError(f'{spec.id} failed: {e.ename}: {e.evalue} (all of it: {d/"train.ipynb"})') from None
+            error = f'{e.ename}: '+' '.join(e.evalue.split(':\n\t')[-1].split()) # without the line that fastai puts in front of what a callback raises
+            write_json(d/'failed.json', dict(error=error, notebook=str(d/'train.ipynb'), time=time.time()))
+            raise RuntimeError(f'{spec.id} failed: {error} (all of it: {d/"train.ipynb"})') from None
         finally:
             stop.set()
             if show: watcher.join()
@@ -446,7 +447,7 @@ def find_table(name:str # a YAML file, or the name of one in nbs/experiments/par
     if (folder/f'{name}.yaml').is_file(): return folder/f'{name}.yaml'
     raise FileNotFoundError(_unknown('table', name, [p.stem for p in sorted(folder.glob('*.yaml')) if 'rows:' in p.read_text()]))
 
-# %% ../nbs/06_ablation.ipynb #47c70d59
+# %% ../nbs/06_ablation.ipynb #89d7c878
 @call_parse
 def fer_nr_sweep(
     name:str, # a table: a YAML file, or the name of one in nbs/experiments/params
@@ -466,7 +467,7 @@ def fer_nr_sweep(
 
 @call_parse
 def fer_nr_tables(
-    names:Param('tables: YAML files, or names of such in nbs/experiments/params', str, nargs='*')=('table1',),
+    names:Param('tables: YAML files, or names of such in nbs/experiments/params', str, nargs='*', opt=False)=('table1',),
     runs:str='runs', # folder of runs
     results:str='results', # folder of published records
 ):

@@ -221,7 +221,7 @@ class Checkpoint(Callback):
         if self.file.exists(): self._restore()
         self.learn.first_epoch = self.start[0]
 
-# %% ../nbs/04_training.ipynb #8f51b728
+# %% ../nbs/04_training.ipynb #cfc8fca0
 @patch
 def _parts(self:Checkpoint)->dict[str,dict[str,torch.Tensor]]:
     "The tensors of the state, by part"
@@ -239,11 +239,11 @@ def save(self:Checkpoint,
     if not all(torch.isfinite(p).all() for p in self.model.parameters()):
         raise FloatingPointError(f'a weight became NaN or infinite in epoch {self.epoch+1}: lower the learning rate; the last good checkpoint is kept')
     tensors = {f'{part}.{k}':v for part,ts in self._parts().items() for k,v in ts.items()}
-    save_state(self.file, tensors, dict(key=self.key, epoch=epoch, batch=batch, history=self.history, best=self.best,
+    save_state(self.file, tensors, dict(key=self.key, epoch=epoch, batch=batch, lr=self.opt.hypers[-1]['lr'], history=self.history, best=self.best,
         count=self.recorder.smooth_loss.count, spent=self.spent+time.time()-self.train_start if batch else 0.))
     self.saved = time.time()
 
-# %% ../nbs/04_training.ipynb #37feb57f
+# %% ../nbs/04_training.ipynb #e87a160a
 @patch
 def _restore(self:Checkpoint):
     "Put the saved state back"
@@ -254,7 +254,7 @@ def _restore(self:Checkpoint):
     try: self.model.load_state_dict(parts['model'])
     except RuntimeError as e: raise ValueError(f'{self.file} belongs to another model: {str(e).splitlines()[1].strip()}') from None
     if hasattr(self.learn, 'ema'): self.learn.ema.ema.module.load_state_dict(parts['ema'])
-    load_opt(self.opt.opt, parts.get('opt', {})); set_random_state(parts['rng'])
+    load_opt(self.opt.opt, parts.get('opt', {})); self.opt.set_hypers(lr=meta['lr']); set_random_state(parts['rng'])
     loss = self.recorder.smooth_loss; loss.count = meta['count']
     if 'smooth' in parts: loss.val = parts['smooth']['val']
     self.history,self.best,self.start,self.spent = meta['history'],meta['best'],(meta['epoch'],meta['batch']),meta['spent']
