@@ -40,11 +40,11 @@ def _check_arch(arch):
     tags = [t.partition('.')[2] for t in timm.list_models(f'{name}.*', pretrained=True)]
     if tag and tag not in tags: raise ValueError(f'{name} has no weights tagged {tag!r}: expected one of {", ".join(tags) or "none"}')
 
-# %% ../nbs/03_backbone.ipynb #e19cd2cd
-def _build(arch, size, **kw):
-    "timm's `arch` without its classifier, for images of `size`"
+# %% ../nbs/03_backbone.ipynb #7ea07aa3
+def _build(arch, size, num_classes=0, **kw):
+    "timm's `arch` for images of `size`; without a classifier it gives pooled features"
     if timm.get_pretrained_cfg(arch).fixed_input_size: kw['img_size'] = size
-    try: trunk = timm.create_model(arch, num_classes=0, **kw)
+    try: trunk = timm.create_model(arch, num_classes=num_classes, **kw)
     except OSError: raise # the hub
     except Exception as e:
         asked = ', '.join(f'{k}={v!r}' for k,v in kw.items() if not k.startswith('pretrained'))
@@ -80,25 +80,28 @@ def _misfit(own, sd):
              'missing': [k for k in own if k not in sd], 'unknown': [k for k in sd if k not in own]}
     return '; '.join(f'{len(v)} {k} ({_some(v)})' for k,v in kinds.items() if v)
 
-# %% ../nbs/03_backbone.ipynb #3dc9cf27
-def _without_classifier(arch, sd):
-    "`sd` without ImageNet's classifier, in timm's spelling or that of the original release"
+# %% ../nbs/03_backbone.ipynb #b0b4c16f
+def _classifier(arch, sd):
+    "The names in `sd` of ImageNet's classifier, in timm's spelling or that of the original release"
     names = timm.get_pretrained_cfg(arch).classifier or ()
     names = (names,) if isinstance(names, str) else names
-    heads = {f'{h}.{p}' for n in names for h in (n, n.split('.')[0]) for p in ('weight', 'bias')}
-    return {k:v for k,v in sd.items() if k not in heads}
+    return [k for n in names for k in dict.fromkeys(f'{h}.{p}' for h in (n, n.split('.')[0]) for p in ('weight', 'bias')) if k in sd]
 
 def _with_weights(arch, size, sd, source, **kw):
     "`_build` with the tensors `sd` in it; one line if anything of the trunk is missing, left over or of another shape"
-    sd = _without_classifier(arch, sd)
+    head,sd = _classifier(arch, sd),dict(sd)
+    classes = len(sd[head[0]]) if head else 0
     try:
         if arch.startswith('convit'): sd['pos_embed'] = resample_abs_pos_embed(sd['pos_embed'], [size//16]*2, num_prefix_tokens=0)
-        trunk = _build(arch, size, pretrained=True, pretrained_cfg_overlay=dict(state_dict=sd, num_classes=0), **kw)
+        trunk = _build(arch, size, num_classes=classes, pretrained=True, pretrained_cfg_overlay=dict(state_dict=sd, num_classes=classes, label_offset=0), **kw)
         k = 'patch_embed.proj.weight'
         if k in sd and sd[k].shape!=trunk.state_dict()[k].shape: raise ValueError
     except Exception as e:
         own = _build(arch, size, **kw).state_dict()
-        raise ValueError(f'{source} does not fit {arch}: of {len(own)} tensors {_misfit(own, sd) or e}. Is it for another architecture?') from e
+        resampled = {k:v for k,v in own.items() if k.endswith(('pos_embed', 'bias_table')) and k in sd and sd[k].shape[-1]==v.shape[-1]} # no misfit
+        why = _misfit(own, {k:v for k,v in sd.items() if k not in head} | resampled) or e
+        raise ValueError(f'{source} does not fit {arch}: of {len(own)} tensors {why}. Is it for another architecture?') from e
+    if classes: trunk.reset_classifier(0)
     trunk.pretrained_cfg['state_dict'] = None # timm would keep a copy
     return trunk
 

@@ -120,7 +120,7 @@ def source(arch, path, **kw):
 
 @pytest.mark.parametrize('arch,kw,sizes', [(TINY, dict(depth=2), (224, 112, 96)), ('convit_tiny', dict(depth=2, local_up_to_layer=1), (224, 112)),
     ('xcit_nano_12_p16_224', dict(depth=2), (224, 96)), ('swin_tiny_patch4_window7_224', dict(depths=(1, 1, 1, 1)), (224, 112, 96)),
-    ('deit_tiny_distilled_patch16_224', dict(depth=1), (224, 112)), ('resnet18', {}, (224, 64))])
+    ('deit_tiny_distilled_patch16_224', dict(depth=1), (224, 112)), ('resnet18', {}, (224, 64)), ('swinv2_cr_tiny_ns_224', dict(depths=(1, 1, 1, 1)), (224,)), ('mobilenetv3_small_050', {}, (224,))])
 def test_file_fits(tmp_path, arch, kw, sizes):
     "At the file's own size all tensors are the file's; at another only the tables of positions differ"
     src = source(arch, tmp_path/'w.safetensors', **kw).state_dict()
@@ -129,11 +129,15 @@ def test_file_fits(tmp_path, arch, kw, sizes):
         differ = {k.split('.')[-1] for k,v in own.items() if not (src[k].shape==v.shape and torch.equal(src[k], v))}
         assert differ <= (set() if size==224 else {'pos_embed', 'relative_position_bias_table'})
 
-def test_same_as_timm(tmp_path):
-    src = source(TINY, tmp_path/'w.safetensors', depth=2, num_classes=0)
-    m = fer_model(TINY, weights=tmp_path/'w.safetensors', depth=2).eval()
+@pytest.mark.parametrize('arch,kw', [(TINY, dict(depth=2)), ('swin_tiny_patch4_window7_224', dict(depths=(1, 1, 1, 1))), ('convnext_atto', {}), ('deit_tiny_distilled_patch16_224', dict(depth=1))])
+@pytest.mark.parametrize('classes', [0, 7, 1000])
+def test_same_as_timm(tmp_path, arch, kw, classes):
+    "A file with ImageNet's classifier, another one or none"
+    src = source(arch, tmp_path/'w.safetensors', num_classes=classes, **kw).eval()
+    src.reset_classifier(0)
+    m = fer_model(arch, weights=tmp_path/'w.safetensors', img_size=224, **kw).eval()
     z = torch.rand(1, 3, 224, 224)
-    with torch.no_grad(): assert torch.equal(m.features(z), src.eval()((z-.5)/.5))
+    with torch.no_grad(): assert torch.equal(m.features(z), src((z-m.mean)/m.std))
 
 @pytest.mark.parametrize('wrap', [lambda s: s, lambda s: dict(model=s, epoch=3), lambda s: dict(state_dict={f'module.{k}':v for k,v in s.items()})])
 def test_pth(tmp_path, wrap):
