@@ -14,7 +14,8 @@ root = cfg.config_path
 modules = sorted(p.stem for p in cfg.lib_path.glob('*.py') if p.stem not in ('__init__', '_modidx', 'docs')) # docs needs nbdev: the dev extra
 
 def call(*cmd, **kwargs):
-    return subprocess.run([str(o) for o in cmd], capture_output=True, text=True, env=os.environ | dict(PYTHONWARNINGS='ignore') | kwargs.pop('env', {}), **kwargs)
+    env = {k: v for k,v in os.environ.items() if k!='PYTHONPATH'} | dict(PYTHONWARNINGS='ignore') | kwargs.pop('env', {})
+    return subprocess.run([str(o) for o in cmd], capture_output=True, text=True, env=env, **kwargs)
 
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
@@ -97,5 +98,5 @@ def test_requirements(module):
 @pytest.mark.parametrize('module', ['resizer', 'loss', 'backbone'])
 def test_light(module):
     "The parts for somebody else's code load without the workbook's tools"
-    r = call(sys.executable, '-c', f'import sys, fer_nr.{module}; print([o for o in ("fastai", "fastcore", "IPython", "matplotlib", "nbdev", "pandas") if o in sys.modules])')
+    r = call(sys.executable, '-c', f'import sys, fer_nr.{module}; print([o for o in ("fastai", "fastcore", "IPython", "matplotlib", "nbdev", "pandas") if o in sys.modules])', cwd=root)
     assert r.stdout.strip()=='[]', f'fer_nr.{module} loads {r.stdout}{r.stderr}'
