@@ -200,7 +200,8 @@ def param_groups(model:FERModel, # its trainable parameters, each in one group
 def _resizer_args(r):
     "The arguments that make `NeuralResizer` `r` again; None if it holds modules of somebody's own"
     if type(r) is not NeuralResizer: return None
-    kind = lambda m, same: {SRUpscale:'sr', LearnedDownscale:'ltr', nn.Identity:same}.get(type(m), getattr(m, 'mode', None))
+    sr = 'conv' if getattr(r.up, 'scale', None)==1 and r.up_size!=r.in_size else 'sr'
+    kind = lambda m, same: {SRUpscale:sr, LearnedDownscale:'ltr', nn.Identity:same}.get(type(m), getattr(m, 'mode', None))
     args = dict(up=kind(r.up, 'images'), stn=isinstance(r.stn, STN), down=kind(r.down, 'none'), in_size=r.in_size, up_size=r.up_size, size=r.size,
                 in_chans=getattr(r.up, 'in_chans', 3))
     try: twin = NeuralResizer(**args)

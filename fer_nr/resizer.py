@@ -235,6 +235,7 @@ class LearnedDownscale(nn.Module):
                  size:int=224,    # side of the result, px
                  in_chans:int=3,  # of the result and of the weights; a grey image is taken as well
                  scale_factor:float|None=None, # resize by this factor instead of to `size`; .584 is what the release does from 384
+                 zero_init:bool=False, # begin as bilinear interpolation, like `SRUpscale`: the last convolution starts at zero (not in the release)
                 ):
         super().__init__()
         self.size,self.in_chans,self.scale_factor = size,in_chans,scale_factor
@@ -243,6 +244,7 @@ class LearnedDownscale(nn.Module):
         self.blocks = nn.Sequential(*[_ResBlock(n) for _ in range(r)])
         self.fuse = nn.Sequential(nn.Conv2d(n, n, 3, padding=1), nn.BatchNorm2d(n))
         self.out = ColourConv2d(n, in_chans, 7, padding=3)
+        if zero_init: nn.init.zeros_(self.out.weight); nn.init.zeros_(self.out.bias)
 
     def forward(self, x:torch.Tensor # (B, 1 or in_chans, H, W)
                )->torch.Tensor: # (B, in_chans, size, size)
@@ -317,9 +319,9 @@ def _choose(kind, what, **named):
 class NeuralResizer(nn.Module):
     "From small faces to a backbone's size: up, align, down (Hwang et al. 2022). Raises `ValueError` for unknown names and for sizes that do not fit"
     def __init__(self,
-                 up='sr',         # 'sr', 'bilinear', 'bicubic', 'images' (they are super-resolved already), or a module
+                 up='sr',         # 'sr', 'bilinear', 'bicubic', 'images' (they are super-resolved already), 'conv' (control: the same cost without super-resolution), or a module
                  stn:bool=False,  # a spatial transformer between up and down?
-                 down='ltr',      # 'ltr', 'bilinear', 'bicubic', 'none' (stay at `up_size`), or a module
+                 down='ltr',      # 'ltr', 'ltr0' (begins as bilinear interpolation), 'bilinear', 'bicubic', 'none' (stay at `up_size`), or a module
                  in_size:int=48,  # side of the images, px: sets the factor of 'sr'
                  up_size:int=384, # side between up and down, px
                  size:int=224,    # side of the result, px
@@ -330,9 +332,10 @@ class NeuralResizer(nn.Module):
         if down=='none' and size!=up_size: raise ValueError(f"down='none' leaves images at up_size={up_size}, but size={size}: give the same number twice")
         self.in_size,self.up_size,self.size,self.augment = in_size,up_size,size,augment
         self.up = _choose(up, 'up', sr=lambda: SRUpscale(math.ceil(up_size/in_size), in_chans=in_chans), images=nn.Identity,
+                          conv=lambda: SRUpscale(1, blocks=8, in_chans=in_chans),
                           bilinear=lambda: _Interpolate(up_size, 'bilinear'), bicubic=lambda: _Interpolate(up_size, 'bicubic'))
         self.stn = STN(up_size) if stn else nn.Identity()
-        self.down = _choose(down, 'down', ltr=lambda: LearnedDownscale(size=size), none=nn.Identity,
+        self.down = _choose(down, 'down', ltr=lambda: LearnedDownscale(size=size), ltr0=lambda: LearnedDownscale(size=size, zero_init=True), none=nn.Identity,
                             bilinear=lambda: _Interpolate(size, 'bilinear'), bicubic=lambda: _Interpolate(size, 'bicubic'))
 
     def upscale(self, x):

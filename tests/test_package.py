@@ -95,6 +95,11 @@ def test_requirements(module):
     for name in set(imported(cfg.lib_path/f'{module}.py')) - sys.stdlib_module_names - {'fer_nr'}:
         assert declared & {canonicalize_name(d) for d in dists[name]}, f'{module} imports {name}: put it into requirements of settings.ini'
 
+def test_quiet():
+    "No module warns when it is imported, about itself or about what it uses"
+    r = call(sys.executable, '-c', 'import sys, importlib\nfor o in sys.argv[1:]: importlib.import_module(f"fer_nr.{o}")', *modules, cwd=root, env=dict(PYTHONWARNINGS='default::FutureWarning'))
+    assert (r.returncode, r.stdout, r.stderr)==(0, '', '')
+
 @pytest.mark.parametrize('module', ['resizer', 'loss', 'backbone'])
 def test_light(module):
     "The parts for somebody else's code load without the workbook's tools"
