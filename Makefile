@@ -5,7 +5,7 @@ PY    := $(VENV)/bin/python
 READY := .venv/.ready
 ARGS  ?=
 
-.PHONY: help setup demo test lab docs notebooks FORCE
+.PHONY: help setup demo test lab docs bench notebooks FORCE
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | while IFS=$$'\t' read -r t d; do printf '  make %-11s%s\n' "$$t" "$$d"; done
 
@@ -23,6 +23,9 @@ lab: $(READY) ## Open JupyterLab in nbs/
 
 docs: $(READY) ## Build the site into _docs/
 	@$(PY) -c 'from fer_nr.docs import build_site; print(build_site())'
+
+bench: $(READY) ## Measure images per second of training here, and what data loading and augmentation cost of it
+	@mkdir -p runs; MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=10000000000 $(PY) -c 'import papermill as pm; nb = pm.execute_notebook("nbs/experiments/benchmarks.ipynb", "runs/benchmarks.ipynb", cwd="nbs/experiments", kernel_name="python3", progress_bar=False); print(*(o.data["text/plain"] for c in nb.cells for o in c.get("outputs", []) if "data" in o), "notebook: runs/benchmarks.ipynb", sep="\n\n")'
 
 notebooks: $(READY) ## Run every notebook in place, keep the outputs, clean, export, write README.md
 	@$(PY) -c 'from fer_nr.docs import refresh; refresh()'
