@@ -27,11 +27,12 @@ from .data import face_dls, protocol
 from .evaluation import calibration, evaluate, holm, mcnemar, predict, temperature, wilson
 from .loss import FPDLS, PDLS, CompFPDLS, CrossEntropy, FocalLoss, SoftVoteCE, UniformSmoothing, label_prior, map_prior, released_prior
 from .resizer import FrozenUpscale, NeuralResizer
+from .robustness import label_noise
 from .training import fer_learner, get_recipe, recipes, replacing, write_json
 
 # %% ../nbs/06_ablation.ipynb #7bdcd4ff
 _choices = dict(data=('ferplus','rafdb','affectnet','image_folder','synthetic'), votes=('label','new'), prior=('train','released'), head=('mlp','linear'),
-    loss=('ce','pdls','fpdls','compfpdls','smoothing','focal','votes'), down=('none','ltr','bilinear','bicubic'), recipe=tuple(recipes))
+    loss=('ce','pdls','fpdls','compfpdls','smoothing','focal','votes'), down=('none','ltr','ltr0','bilinear','bicubic'), recipe=tuple(recipes))
 
 def _unknown(kind, value, known):
     near = difflib.get_close_matches(str(value), known, 1)
@@ -46,6 +47,7 @@ def _check_spec(self):
         if f.type in (float,int) and v is not None:
             if isinstance(v, bool) or not isinstance(v, (int,float)): raise ValueError(f'{f.name} is {v!r}: expected a number')
             object.__setattr__(self, f.name, f.type(v))
+    if not 0<=self.label_noise<=1: raise ValueError(f'label_noise is {self.label_noise}: expected a share of the training labels, 0 to 1')
     if self.epochs<1 or self.bs<2 or self.limit<0: raise ValueError(f'expected epochs >= 1, bs >= 2, limit >= 0, found {self.epochs}, {self.bs}, {self.limit}')
     get_recipe(self.recipe, lr=self.lr, wd=self.wd, layer_decay=self.layer_decay, ema=self.ema)
 
@@ -57,14 +59,15 @@ class RunSpec:
     votes: str = 'label' # FERPlus's labels: 'label' (label.csv, the authors' subset) or 'new' (fer2013new.csv)
     protocol: str = 'clean' # clean, literature, poster, authors or dedup
     limit: int = 0 # training images used (a seeded choice); 0: all. synthetic: faces drawn; 0: 4000
+    label_noise: float = 0. # share of the training labels replaced by another class, 0 to 1 (seeded)
     arch: str = 'vit_tiny_patch16_224' # timm's name of the backbone
     arch_args: dict = field(default_factory=dict) # further arguments of timm.create_model
     weights: str = '' # ''  from scratch; 'hub': timm's hub; or a weight file
     img_size: int = 224 # pixels that the backbone sees
-    up: str = 'bilinear' # bilinear, bicubic, sr, images, or a weight file of a super-resolution network (frozen)
+    up: str = 'bilinear' # bilinear, bicubic, sr, conv (control), images, or a weight file of a super-resolution network (frozen)
     up_size: int = 384 # pixels after the up-scaling (where down is 'none', img_size)
     stn: bool = False # spatial transformer between up and down
-    down: str = 'none' # none, ltr, bilinear or bicubic
+    down: str = 'none' # none, ltr, ltr0 (begins as bilinear), bilinear or bicubic
     head: str = 'mlp' # mlp (as released) or linear
     loss: str = 'ce' # ce, pdls, fpdls, compfpdls, smoothing, focal or votes
     alpha: float = .8 # share of the label in the target, 0 to 1 (pdls, fpdls, compfpdls, smoothing)
@@ -107,7 +110,7 @@ def recipe_of(self:RunSpec):
 @patch
 def weight_files(self:RunSpec)->list[str]:
     "The fields that name a weight file"
-    return [k for k,words in dict(weights=('','hub'), up=('bilinear','bicubic','sr','images')).items() if getattr(self,k) not in words]
+    return [k for k,words in dict(weights=('','hub'), up=('bilinear','bicubic','sr','conv','images')).items() if getattr(self,k) not in words]
 
 def weight_file(path:Path|str,  # a file, or the name of one in the folder that the environment's FER_NR_WEIGHTS names
                 what:str        # what it is for, for the error
@@ -117,12 +120,14 @@ def weight_file(path:Path|str,  # a file, or the name of one in the folder that 
         if p.is_file(): return p.resolve()
     raise FileNotFoundError(f'{what}={path}: no such weight file, here or in the folder FER_NR_WEIGHTS')
 
+_later = dict(label_noise=0.) # fields that are younger than the first records, left out at this value: the ids of older runs stay
+
 @patch
 def canonical(self:RunSpec,
               files:str='hash' # weight files stand as the hash of their content, or with 'name' as their name
              )->dict:
     "What decides the result, and only that: fields that the run does not look at are left out"
-    d = asdict(self)|asdict(self.recipe_of())
+    d = {k:v for k,v in (asdict(self)|asdict(self.recipe_of())).items() if k not in _later or v!=_later[k]}
     drop = dict(votes=self.data!='ferplus', up_size=self.down=='none', prior=self.loss not in ('pdls','fpdls','compfpdls'),
         alpha=self.loss in ('ce','focal','votes'), gamma=self.loss not in ('fpdls','focal'))
     for k in self.weight_files(): d[k] = Path(d[k]).name if files=='name' else file_hash(weight_file(d[k], k))[:16]
@@ -132,23 +137,25 @@ def canonical(self:RunSpec,
 def id(self:RunSpec)->str:
     "Name of the run: data, backbone, resizer, loss, seed, and 8 hex digits of the hash of `canonical()`"
     up = Path(self.up).stem if 'up' in self.weight_files() else self.up
-    parts = [self.data, self.arch.split('_patch')[0], up, *(['stn'] if self.stn else []), *([self.down] if self.down!='none' else []), self.loss, f's{self.seed}']
+    noise = [f'noise{100*self.label_noise:g}'] if self.label_noise else []
+    parts = [self.data, *noise, self.arch.split('_patch')[0], up, *(['stn'] if self.stn else []), *([self.down] if self.down!='none' else []), self.loss, f's{self.seed}']
     return '-'.join(parts)+'-'+hashlib.sha256(json.dumps(self.canonical(), sort_keys=True).encode()).hexdigest()[:8]
 
 # %% ../nbs/06_ablation.ipynb #1e2a5a77
 def load_faces(spec:RunSpec,               # the run
                path:Path|str|None=None     # folder of the data set; None: for FERPlus the environment's FER_NR_DATA, else the folder named like it
               ):                           # `Faces`
-    "The faces of a run under its protocol, limited if it says so"
+    "The faces of a run under its protocol, limited and with wrong training labels if it says so"
     if spec.data=='synthetic': faces = _data.synthetic(n=spec.limit or 4000, seed=0)
     else:
         ferplus = spec.data=='ferplus'
         path,kw = path or (ferplus and os.environ.get('FER_NR_DATA')) or spec.data,dict(votes=spec.votes) if ferplus else {}
         faces = getattr(_data, spec.data)(path, **kw)
     faces = protocol(faces, spec.protocol)
-    if not spec.limit or spec.data=='synthetic' or spec.limit>=len(faces.train): return faces
-    idx = torch.randperm(len(faces.train), generator=torch.Generator().manual_seed(0))[:spec.limit].sort().values
-    return replace(faces, train=faces.train[idx])
+    if spec.data!='synthetic' and 0<spec.limit<len(faces.train):
+        idx = torch.randperm(len(faces.train), generator=torch.Generator().manual_seed(0))[:spec.limit].sort().values
+        faces = replace(faces, train=faces.train[idx])
+    return replace(faces, train=label_noise(faces.train, spec.label_noise, spec.seed)) if spec.label_noise else faces
 
 def build_loss(spec:RunSpec,              # the run
                faces,                     # its `Faces`, for the prior
