@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['RunSpec', 'spec_from', 'file_hash', 'weight_file', 'load_faces', 'build_loss', 'build_model', 'build_learner',
            'environment', 'make_record', 'claim', 'is_running', 'read_record', 'status', 'find_notebook', 'run',
-           'records', 'load_table', 'table', 'read_params', 'summary', 'fer_nr_run', 'sweep', 'find_table',
-           'fer_nr_sweep', 'fer_nr_tables']
+           'records', 'load_table', 'paired', 'runs_of', 'table', 'read_params', 'summary', 'fer_nr_run', 'sweep',
+           'find_table', 'fer_nr_sweep', 'fer_nr_tables']
 
 # %% ../nbs/06_ablation.ipynb #2a6da273
-import difflib, fcntl, hashlib, json, math, os, platform, resource, subprocess, sys, threading, time, warnings
+import difflib, fcntl, hashlib, itertools, json, math, os, platform, resource, subprocess, sys, threading, time, warnings
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np, pandas as pd, torch, yaml
+from scipy.stats import binom
 from fastcore.basics import patch
 from fastcore.script import Param, call_parse
 from safetensors.torch import save_file
@@ -24,7 +25,7 @@ from . import data as _data
 from .augment import augmentation
 from .backbone import fer_model
 from .data import face_dls, protocol
-from .evaluation import calibration, evaluate, holm, mcnemar, predict, temperature, wilson
+from .evaluation import calibration, evaluate, holm, predict, temperature, wilson
 from .loss import FPDLS, PDLS, CompFPDLS, CrossEntropy, FocalLoss, SoftVoteCE, UniformSmoothing, label_prior, map_prior, released_prior
 from .resizer import FrozenUpscale, NeuralResizer
 from .robustness import label_noise
@@ -351,39 +352,81 @@ def records(*folders:Path|str # folders with `*.json` records or with run folder
     return list(found.values())
 
 # %% ../nbs/06_ablation.ipynb #e192307e
-def load_table(path:Path|str # YAML: title, base, rows (name, spec, paper, baseline)
+def _grid(row):
+    "The rows of a row with a `grid` (field -> values), one for each combination: named, and compared, by it"
+    if 'grid' not in row: return [row]
+    if not isinstance(row['grid'], dict) or not all(isinstance(v, list) and v for v in row['grid'].values()): raise ValueError(f"grid of {row.get('name')!r}: expected a list of values for each field")
+    combos = [dict(zip(row['grid'], vs)) for vs in itertools.product(*row['grid'].values())]
+    tags = [', '.join(f'{k} {v:g}' if isinstance(v, float) else f'{k} {v}' for k,v in c.items()) for c in combos]
+    return [{k:v for k,v in row.items() if k!='grid'}|dict(name=f"{row['name']}, {t}", spec=row.get('spec', {})|c, tag=t) for c,t in zip(combos, tags)]
+
+def _row(row, base, names, change):
+    "A row with its `RunSpec` (None: a published number) and the full name of its baseline"
+    if not isinstance(row.get('spec', {}), dict): raise ValueError(f"row {row['name']!r}: spec is {row['spec']!r}: expected a mapping of fields")
+    if 'spec' not in row and 'paper' not in row: raise KeyError('spec')
+    spec = spec_from(base|row['spec']|change) if 'spec' in row else None
+    b = row.get('baseline'); b = f"{b}, {row['tag']}" if f"{b}, {row.get('tag')}" in names else b
+    if b is not None and b not in names: raise ValueError(f"baseline of row {row['name']!r}: "+_unknown('row', b, names))
+    return {k:v for k,v in row.items() if k!='tag'}|dict(spec=spec)|({} if b is None else dict(baseline=b))
+
+def load_table(path:Path|str, # YAML: title, base, rows (name, spec, grid, paper, baseline), notes
+               change:dict|None=None # fields to change in every row
               )->dict:
     "A table's definition with a `RunSpec` in each row; raises `ValueError` for what it does not know"
     try: d = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
     except yaml.YAMLError as e: raise ValueError(f'{path} is not YAML: {str(e).splitlines()[0]}') from None
     if not isinstance(d, dict) or not isinstance(d.get('rows'), list): raise ValueError(f'{path}: expected a mapping with `title`, `base` and a list of `rows`')
-    try: rows = [r|dict(spec=spec_from(d.get('base', {})|r['spec'])) for r in d['rows']]
-    except (KeyError, TypeError) as e: raise ValueError(f'{path}: a row lacks {e}: expected `name` and `spec`') from None
-    return d|dict(rows=rows)
+    try:
+        rows = [o for r in d['rows'] for o in _grid(r)]
+        names = [r['name'] for r in rows]
+        if twice := {o for o in names if names.count(o)>1}: raise ValueError(f"two rows are named {', '.join(sorted(twice))}: expected a name of its own for each")
+        rows = [_row(r, d.get('base', {}), names, change or {}) for r in rows]
+    except KeyError as e: raise ValueError(f'{path}: a row lacks {e}: expected `name` and `spec`, or `name` and `paper`') from None
+    except (TypeError, ValueError) as e: raise ValueError(f'{path}: {e}') from None
+    title = d.get('title', Path(path).stem)+(f" ({', '.join(f'{k}={v}' for k,v in change.items())})" if change else '')
+    return d|dict(title=title, rows=rows)
 
+# %% ../nbs/06_ablation.ipynb #8400f52d
+def paired(a:np.ndarray, # (S, n) bool: the baseline is right, of each of S seeds, on n images
+           b:np.ndarray  # (S, n) bool: the row is right, same seeds and images
+          )->float:      # two-sided p-value
+    "Exact sign-flip test of two sets of models on the same images; of one seed McNemar's (McNemar 1947)"
+    if a.shape!=b.shape or a.ndim!=2: raise ValueError(f'paired: shapes {a.shape} and {b.shape}: expected right or wrong (S, n) for the same seeds and images')
+    d = b.sum(0, dtype=int)-a.sum(0, dtype=int)
+    pmf = np.ones(1)                              # of the sum over images, from its least value on in steps of two
+    for weight,count in zip(*np.unique(abs(d[d!=0]), return_counts=True)):
+        coins = np.zeros(weight*count+1); coins[::weight] = binom.pmf(np.arange(count+1), count, .5)
+        pmf = np.convolve(pmf, coins)
+    sums = 2*np.arange(len(pmf))-abs(d).sum()
+    return float(min(1, pmf[abs(sums)>=abs(d.sum())].sum()))
+
+# %% ../nbs/06_ablation.ipynb #014227bf
 def _row_key(spec): return json.dumps({k:v for k,v in spec.canonical('name').items() if k!='seed'}, sort_keys=True)
 
 def _correct(r, on='test'): return np.frombuffer(r['predictions'][on].encode(), np.uint8)==np.frombuffer(r['labels'][on].encode(), np.uint8)
 
-# %% ../nbs/06_ablation.ipynb #014227bf
+def runs_of(definition:dict, # as from `load_table`
+            recs:list[dict]  # records
+           )->dict:          # name of the row -> seed -> record
+    "The records of each row"
+    found = {}
+    for r in recs: found.setdefault(_row_key(spec_from(r['spec'])), {})[r['spec']['seed']] = r
+    return {row['name']:dict(sorted(found.get(_row_key(row['spec']), {}).items())) if row['spec'] else {} for row in definition['rows']}
+
 def table(definition:dict,        # as from `load_table`
           recs:list[dict]|None=None, # records; None: all of `records()`
           on:str='test'           # evaluation set
          )->pd.DataFrame:
     "The table's rows beside ours: mean and standard deviation over seeds, n, 95 % interval, paired test against the baseline"
-    recs,found,rows = records() if recs is None else recs,{},[]
-    for r in recs: found.setdefault(_row_key(spec_from(r['spec'])), {})[r['spec']['seed']] = r
-    mine = {row['name']:found.get(_row_key(row['spec']), {}) for row in definition['rows']}
+    mine,rows = runs_of(definition, records() if recs is None else recs),[]
     for row in definition['rows']:
-        rs = mine[row['name']]; base = mine.get(row.get('baseline'), {})
-        acc = [100*_correct(r, on).mean() for r in rs.values()]
-        n = len(_correct(next(iter(rs.values())), on)) if rs else None
-        lo,hi = wilson(round(np.mean(acc)*n/100), n) if rs else (np.nan, np.nan)
-        both = sorted(set(rs)&set(base))
-        ps = [mcnemar(_correct(base[s], on), _correct(rs[s], on))['p'] for s in both]
-        rows.append({'row':row['name'], 'paper':row.get('paper', np.nan), 'ours':np.mean(acc) if rs else np.nan, 'std':np.std(acc, ddof=1) if len(acc)>1 else np.nan,
-            'seeds':len(acc), 'n':n, 'low':100*lo, 'high':100*hi, 'difference':np.mean([100*(_correct(rs[s], on).mean()-_correct(base[s], on).mean()) for s in both]) if both else np.nan,
-            'p':float(np.median(ps)) if ps else np.nan})
+        right,base = ({s:_correct(r, on) for s,r in mine.get(name, {}).items()} for name in (row['name'], row.get('baseline')))
+        acc,both = [100*o.mean() for o in right.values()],sorted(set(right)&set(base))
+        n = len(next(iter(right.values()))) if right else None
+        lo,hi = wilson(round(np.mean(acc)*n/100), n) if right else (np.nan, np.nan)
+        a,b = (np.array([o[s] for s in both]) for o in (base, right))
+        rows.append({'row':row['name'], 'paper':row.get('paper', np.nan), 'ours':np.mean(acc) if right else np.nan, 'std':np.std(acc, ddof=1) if len(acc)>1 else np.nan,
+            'seeds':len(acc), 'n':n, 'low':100*lo, 'high':100*hi, 'difference':100*(b.mean()-a.mean()) if both else np.nan, 'p':paired(a, b) if both else np.nan})
     d = pd.DataFrame(rows).set_index('row')
     if d.p.notna().any(): d.loc[d.p.notna(), 'p'] = holm(d.p.dropna().tolist())
     return d
