@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['RunSpec', 'spec_from', 'file_hash', 'weight_file', 'load_faces', 'build_loss', 'build_model', 'build_learner',
-           'environment', 'make_record', 'claim', 'is_running', 'read_record', 'status', 'find_notebook', 'run',
-           'records', 'load_table', 'paired', 'runs_of', 'table', 'read_params', 'summary', 'fer_nr_run', 'sweep',
-           'find_table', 'fer_nr_sweep', 'fer_nr_tables']
+           'environment', 'make_record', 'claim', 'is_running', 'read_record', 'status', 'progress', 'progress_line',
+           'find_notebook', 'run', 'records', 'load_table', 'paired', 'runs_of', 'table', 'read_params', 'summary',
+           'fer_nr_run', 'outcome', 'sweep']
 
 # %% ../nbs/06_ablation.ipynb #2a6da273
 import difflib, fcntl, hashlib, itertools, json, math, os, platform, resource, subprocess, sys, threading, time, warnings
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from .evaluation import calibration, evaluate, holm, predict, temperature, wilso
 from .loss import FPDLS, PDLS, CompFPDLS, CrossEntropy, FocalLoss, SoftVoteCE, UniformSmoothing, label_prior, map_prior, released_prior
 from .resizer import FrozenUpscale, NeuralResizer
 from .robustness import label_noise
-from .training import fer_learner, get_recipe, recipes, replacing, write_json
+from .training import device_name, fer_learner, get_recipe, recipes, replacing, write_json
 
 # %% ../nbs/06_ablation.ipynb #7bdcd4ff
 _choices = dict(data=('ferplus','rafdb','affectnet','image_folder','synthetic'), votes=('label','new'), prior=('train','released'), head=('mlp','linear'),
@@ -100,6 +101,11 @@ def spec_from(d:dict # field -> value
 def file_hash(path:Path|str # a file
              )->str:        # 64 hex digits
     "SHA-256 of a file's content"
+    s = os.stat(path)
+    return _hash(str(path), s.st_mtime_ns, s.st_size)
+
+@lru_cache(maxsize=None)
+def _hash(path, *when): # read once: a sweep asks for its runs' ids again and again
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
 @patch
@@ -204,10 +210,9 @@ def _git(*args):
 def environment(device:torch.device|str='cpu')->dict:
     "Commit, versions and hardware of this process"
     device = torch.device(device); cuda = device.type=='cuda'
-    cpu = next((l.split(':')[1].strip() for l in Path('/proc/cpuinfo').read_text().splitlines() if l.startswith('model name')), platform.processor()) if Path('/proc/cpuinfo').exists() else platform.processor()
     return dict(commit=_git('rev-parse', 'HEAD'), changed=bool(_git('status', '--porcelain', '--', 'fer_nr')),
         versions={k:version(k) for k in ('torch','timm','fastai','numpy')}|dict(python=platform.python_version()),
-        device=torch.cuda.get_device_name(device) if cuda else f'{cpu}, {torch.get_num_threads()} threads',
+        device=device_name(device),
         peak_memory_mb=round(torch.cuda.max_memory_allocated(device)/2**20 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**10))
 
 def _digits(classes): return ''.join('0123456789abcdefghijklmnopqrstuvwxyz'[int(c)] for c in classes)
@@ -240,29 +245,35 @@ def make_record(spec:RunSpec, # the run
 # %% ../nbs/06_ablation.ipynb #678c37e3
 _locks = {}
 
+def _await(path, is_free, wait):
+    "Wait up to `wait` seconds for a run's folder"
+    end = time.time()+wait
+    while not is_free():
+        if time.time()>end: raise RuntimeError(f'{path.name} is being trained by another process: wait for it, or stop it')
+        time.sleep(.5)
+
 def claim(path:Path|str,     # the run's folder
           wait:float=20      # seconds to wait for a process that is ending
          )->Path:
     "Lock a run's folder for this process, for as long as it lives; raises `RuntimeError` if another one trains there"
     path = Path(path); path.mkdir(parents=True, exist_ok=True)
     if path in _locks: return path
-    f,end = open(path/'lock', 'w'),time.time()+wait
-    while True:
-        try: fcntl.flock(f, fcntl.LOCK_EX|fcntl.LOCK_NB); break
-        except BlockingIOError:
-            if time.time()>end: raise RuntimeError(f'{path.name} is being trained by another process: wait for it, or stop it') from None
-            time.sleep(.5)
+    f = open(path/'lock', 'w')
+    _await(path, lambda: _locked(f, fcntl.LOCK_EX), wait)
     _locks[path] = f
     return path
+
+def _locked(f, how):
+    "Lock an open file, if nobody else has"
+    try: fcntl.flock(f, how|fcntl.LOCK_NB)
+    except BlockingIOError: return False
+    return True
 
 def is_running(path:Path|str # a run's folder
               )->bool:
     "Whether some process trains there"
     if not (Path(path)/'lock').exists(): return False
-    with open(Path(path)/'lock') as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX|fcntl.LOCK_NB)
-        except BlockingIOError: return True
-    return False
+    with open(Path(path)/'lock') as f: return not _locked(f, fcntl.LOCK_SH) # shared: those who only look do not see each other
 
 # %% ../nbs/06_ablation.ipynb #6be5af1b
 def read_record(path:Path|str # a record's file
@@ -286,18 +297,26 @@ def status(spec:RunSpec,           # the run
     return 'partial' if (d/'checkpoint.safetensors').exists() else 'missing'
 
 # %% ../nbs/06_ablation.ipynb #77c895ad
-def _watch(path, stop, out=sys.stderr, every=30):
-    "Show a run's progress until `stop` is set"
-    seen,said,tty = None,time.time(),out.isatty()
+def progress(path:Path|str # a run's folder
+            )->dict|None:  # epoch, batch, loss, images_per_s, seconds_left, time …; None: nothing reported yet
+    "What a run reported last"
+    try: return json.loads((Path(path)/'progress.json').read_text())
+    except (OSError, ValueError): return None
+
+def progress_line(p:dict)->str: # of `progress`
+    "A report in words"
+    left = '' if p['seconds_left'] is None else f", {p['seconds_left']//60}:{p['seconds_left']%60:02} left"
+    return f"epoch {p['epoch']}/{p['epochs']}, batch {p['batch']}/{p['batches']}, loss {p['loss']:.3f}, {p['images_per_s']:.0f} images/s{left}"
+
+def _watch(path, stop, label='', out=sys.stderr, every=30):
+    "Show a run's progress until `stop` is set, `label` in front"
+    seen,said,began,tty = None,0,time.time(),out.isatty()
     while not stop.wait(.5):
-        try: p = json.loads((path/'progress.json').read_text())
-        except (OSError, ValueError): continue
-        if p==seen or p['time']<said-3600: continue
-        left = '' if p['seconds_left'] is None else f", {p['seconds_left']//60}:{p['seconds_left']%60:02} left"
-        line = f"epoch {p['epoch']}/{p['epochs']}, batch {p['batch']}/{p['batches']}, loss {p['loss']:.3f}, {p['images_per_s']:.0f} images/s{left}"
+        p = progress(path)
+        if p is None or p==seen or p['time']<began-1: continue # what an earlier process reported is no news
         if tty:
-            n = round(24*p['batch']/p['batches']); print(f"\r[{'#'*n}{'.'*(24-n)}] {line}\x1b[K", end='', file=out, flush=True)
-        elif seen is None or time.time()-said>every or p['batch']==p['batches']: print(line, file=out, flush=True); said = time.time()
+            n = round(24*p['batch']/p['batches']); print(f"\r[{'#'*n}{'.'*(24-n)}] {label}{progress_line(p)}\x1b[K", end='', file=out, flush=True)
+        elif time.time()-said>every or p['batch']==p['batches']: print(label+progress_line(p), file=out, flush=True); said = time.time()
         seen = p
     if tty and seen: print(file=out)
 
@@ -313,21 +332,22 @@ def run(spec:RunSpec,                   # what to run
         results:Path|str|None=None,     # folder to publish the record in; None: nowhere
         data_path:Path|str|None=None,   # folder of the data set
         notebook:Path|str|None=None,    # the training notebook; None: this checkout's
-        show:bool=True,                 # show progress on stderr
+        show:bool|str=True,             # show progress on stderr; a text stands in front of it
         **kwargs                        # further parameters of the notebook
        )->dict:
     "Execute a run with papermill, or continue it, unless it is done; returns its record, raises `RuntimeError` in one line if it fails"
     import papermill as pm
     notebook,d = find_notebook(notebook),(Path(runs)/spec.id).resolve()
-    if not (d/'record.json').exists():
-        if is_running(d): raise RuntimeError(f'{spec.id} is being trained by another process: wait for it, or stop it')
+    if not (d/'record.json').exists(): _await(d, lambda: not is_running(d), 20)
+    if not (d/'record.json').exists(): # nor was it about to be finished
         d.mkdir(parents=True, exist_ok=True); (d/'failed.json').unlink(missing_ok=True)
         # glibc returns each large tensor's pages to the system and gets them back zeroed: a quarter of a training's time on a CPU
         for k,v in dict(MALLOC_MMAP_MAX_=0, MALLOC_TRIM_THRESHOLD_=10**10).items(): os.environ.setdefault(k, str(v))
-        stop = threading.Event(); watcher = threading.Thread(target=_watch, args=(d, stop), daemon=True)
+        stop = threading.Event(); watcher = threading.Thread(target=_watch, args=(d, stop, show if isinstance(show, str) else ''), daemon=True)
         if show: watcher.start()
         try: pm.execute_notebook(notebook, d/'train.ipynb', asdict(spec)|{k:str(weight_file(getattr(spec,k), k)) for k in spec.weight_files()}|dict(runs=str(d.parent), data_path=str(Path(data_path).resolve()) if data_path else None, **kwargs),
-                kernel_name='python3', cwd=d, progress_bar=False)
+                kernel_name='python3', cwd=d, progress_bar=False, extra_arguments=['--log-level=50']) # a kernel that is stopped need not tell
+        except RuntimeError as e: raise RuntimeError(f'{spec.id} stopped: {e} (was its process killed, for want of memory?); the same command continues') from None
         except pm.PapermillExecutionError as e:
             error = f'{e.ename}: '+' '.join(e.evalue.split(':\n\t')[-1].split()) # without the line that fastai puts in front of what a callback raises
             write_json(d/'failed.json', dict(error=error, notebook=str(d/'train.ipynb'), time=time.time()))
@@ -478,53 +498,25 @@ def fer_nr_run(
     print(f"notebook: {Path(runs)/spec.id/'train.ipynb'}")
 
 # %% ../nbs/06_ablation.ipynb #a576fc27
-def sweep(specs:list[RunSpec],     # what to run, in this order
+def outcome(r:dict # a record
+           )->str:
+    "A run in a few words"
+    m = r['metrics']['test']['top1']
+    return f"{100*m['value']:.2f} % of {r['metrics']['test']['n']:,} test images, after {r['seconds']/60:.1f} minutes"
+
+def sweep(specs:list[RunSpec],     # what to run, in this order; what is named twice runs once
           runs:Path|str='runs',    # folder of runs
           results:Path|str='results', # folder of published records
           data_path=None,          # folder of the data set
+          start=None,              # asked before each run: spec -> whether to start it; None: always
           **kwargs                 # for `run`
          )->dict[str,str]:         # id -> status afterwards
     "Run what is missing, one after the other; a run that fails is named and the others go on"
-    for s in specs:
-        if status(s, runs, results) in ('done','running'): continue
-        try: run(s, runs, results, data_path, **kwargs)
-        except (RuntimeError, ValueError, OSError) as e: print(f'fer_nr: {e}', file=sys.stderr)
-    return {s.id:status(s, runs, results) for s in specs}
-
-def find_table(name:str # a YAML file, or the name of one in nbs/experiments/params
-              )->Path:
-    "Where a table's definition is; raises `FileNotFoundError` with near names"
-    if Path(name).is_file(): return Path(name)
-    folder = find_notebook().parent/'params'
-    if (folder/f'{name}.yaml').is_file(): return folder/f'{name}.yaml'
-    raise FileNotFoundError(_unknown('table', name, [p.stem for p in sorted(folder.glob('*.yaml')) if 'rows:' in p.read_text()]))
-
-# %% ../nbs/06_ablation.ipynb #89d7c878
-@call_parse
-def fer_nr_sweep(
-    name:str, # a table: a YAML file, or the name of one in nbs/experiments/params
-    runs:str='runs', # folder of runs
-    results:str='results', # folder of published records
-    data_path:str='', # folder of the data set
-    seeds:int=1, # seeds of each row: 0, 1, …
-    dry_run:bool=False, # only show what is done and what is missing
-):
-    "Run what is missing of a table, one run after the other; runs that were cut off continue"
-    try:
-        specs = [replace(r['spec'], seed=s) for s in range(seeds) for r in load_table(find_table(name))['rows']]
-        for s in specs: print(f'{status(s, runs, results):8} {s.id}', flush=True)
-        if not dry_run: sweep(specs, runs, results, data_path or None)
-    except (ValueError, OSError) as e: _fail(e)
-    except KeyboardInterrupt: _fail('stopped; the same command continues')
-
-@call_parse
-def fer_nr_tables(
-    names:Param('tables: YAML files, or names of such in nbs/experiments/params', str, nargs='*', opt=False)=('table1',),
-    runs:str='runs', # folder of runs
-    results:str='results', # folder of published records
-):
-    "Print the paper's tables beside ours, from the records"
-    try:
-        recs = records(results, runs)
-        for d in (load_table(find_table(n)) for n in names): print(f"{d['title']}\n\n{table(d, recs).round(2).to_string(na_rep='')}\n")
-    except (ValueError, OSError) as e: _fail(e)
+    specs = {s.id:s for s in specs}
+    todo = [s for i,s in specs.items() if status(s, runs, results)!='done' or not (Path(results)/f'{i}.json').exists() and (Path(runs)/i).exists()]
+    for n,s in enumerate(todo, 1):
+        if status(s, runs, results)=='running' or (start and not start(s)): continue
+        name = f'run {n}/{len(todo)}, '
+        try: print(f'{name}{s.id}: {outcome(run(s, runs, results, data_path, **dict(show=name)|kwargs))}', file=sys.stderr, flush=True)
+        except (RuntimeError, ValueError, OSError) as e: print(f'fer_nr: {e}', file=sys.stderr, flush=True)
+    return {i:status(s, runs, results) for i,s in specs.items()}
