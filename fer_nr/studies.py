@@ -6,8 +6,8 @@
 __all__ = ['predict_augmented', 'SelectionTrace', 'trace_run', 'trace_accuracies', 'released_accuracies', 'selection_steps',
            'load_run', 'robustness_run']
 
-# %% ../nbs/06a_studies.ipynb #9612bdab
-import json
+# %% ../nbs/06a_studies.ipynb #7e212a8d
+import json, math
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,24 +20,31 @@ from .evaluation import authors_accuracy, predict
 from .robustness import KINDS, robustness
 from .training import averaged, load_state, write_json
 
-# %% ../nbs/06a_studies.ipynb #3891742d
+# %% ../nbs/06a_studies.ipynb #ec676e16
 class _Augmented(nn.Module):
     "A model that augments whatever it sees"
     def __init__(self, model): super().__init__(); self.model = model
     def forward(self, x): self.model.resizer.augment.train(); return self.model(x)
 
-def predict_augmented(model,       # a `FERModel` with an augmentation
-                      faces,       # a `FaceSet`
-                      seed:int=0,  # of the augmentation
-                      bs:int=256,  # images per batch
+def _middle(aug): # -> `draw` of an augmentation in which nothing is random
+    zoom = math.prod(aug.scale)**.5
+    return lambda n: dict(angle=torch.zeros(n), scale=torch.full((n,), zoom), shear=torch.zeros(n), translate=torch.zeros(n, 2), flip=torch.ones(n))
+
+def predict_augmented(model,          # a `FERModel` with an augmentation
+                      faces,          # a `FaceSet`
+                      seed:int|None=0,# of the augmentation; None: its mean zoom, and nothing random
+                      bs:int=256,     # images per batch
                      )->torch.Tensor: # (N, K) float32 on the CPU
     "Logits of randomly augmented images; torch's generators are left as they were. Raises `ValueError` for a model without augmentation"
-    if getattr(model.resizer, 'augment', None) is None: raise ValueError("predict_augmented: the model has no augmentation: give it one, as with augment='authors'")
+    aug = getattr(model.resizer, 'augment', None)
+    if aug is None: raise ValueError("predict_augmented: the model has no augmentation: give it one, as with augment='authors'")
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return predict(_Augmented(model), faces, bs)
+        torch.manual_seed(seed or 0)
+        if seed is None: aug.draw = _middle(aug)
+        try: return predict(_Augmented(model), faces, bs)
+        finally: aug.__dict__.pop('draw', None)
 
-# %% ../nbs/06a_studies.ipynb #75934f41
+# %% ../nbs/06a_studies.ipynb #acbed8d9
 class SelectionTrace(Callback):
     "After each epoch, writes the predictions for valid, test and the augmented test images to `trace.json`"
     order = 54 # before `Checkpoint`
@@ -60,7 +67,7 @@ class SelectionTrace(Callback):
 
     def after_epoch(self):
         model,f = averaged(self.learn),self.faces
-        logits = dict(valid=predict(model, f.valid), test=predict(model, f.test), augmented=predict_augmented(model, f.test, 1000*self.seed+self.epoch))
+        logits = dict(valid=predict(model, f.valid), test=predict(model, f.test), augmented=predict_augmented(model, f.test, 1000*self.seed+self.epoch), zoomed=predict_augmented(model, f.test, None))
         self.trace['epochs'].append(dict(epoch=self.epoch+1, **{k:_digits(v.argmax(1)) for k,v in logits.items()}))
         write_json(self.file, self.trace)
 
@@ -83,12 +90,12 @@ def trace_run(spec:RunSpec,           # what to train
     learn.fit_recipe(spec.epochs)
     return json.loads(file.read_text(encoding='utf-8'))
 
-# %% ../nbs/06a_studies.ipynb #c0e692a9
+# %% ../nbs/06a_studies.ipynb #660b134b
 def trace_accuracies(trace:dict # as from `trace_run`
-                    )->pd.DataFrame: # a row per epoch: valid, test, augmented, in [0, 1]
+                    )->pd.DataFrame: # a row per epoch: valid, test, augmented, zoomed, in [0, 1]
     "Share of right answers after each epoch"
     def acc(e, k): return np.mean([p==y for p,y in zip(e[k], trace['labels']['valid' if k=='valid' else 'test'], strict=True)])
-    return pd.DataFrame([dict(epoch=e['epoch'], **{k:acc(e, k) for k in ('valid','test','augmented')}) for e in trace['epochs']]).set_index('epoch')
+    return pd.DataFrame([dict(epoch=e['epoch'], **{k:acc(e, k) for k in e if k!='epoch'}) for e in trace['epochs']]).set_index('epoch')
 
 def released_accuracies(trace:dict,     # as from `trace_run`
                         on='augmented', # the predictions: 'augmented' or 'test'
@@ -101,17 +108,17 @@ def released_accuracies(trace:dict,     # as from `trace_run`
     right = np.stack([np.array(list(e[on]))==y for e in trace['epochs']])
     return np.array([[authors_accuracy(rng.permutation(r), bs) for r in right] for _ in range(orders)])
 
-# %% ../nbs/06a_studies.ipynb #3c0baea0
+# %% ../nbs/06a_studies.ipynb #fe8eba0d
 def selection_steps(trace:dict,     # as from `trace_run`
                     orders:int=200, # random orders for the mean over batches
                     bs:int=64,      # images in a batch
                     seed:int=0      # of the orders
                    )->pd.DataFrame: # a row per evaluation: test accuracy in %, epoch (0: it depends on the order), sd over orders
-    "One training, evaluated in six ways, from the clean one to the released one"
+    "One training, evaluated in seven ways, from the clean one to the released one"
     a = trace_accuracies(trace)
     e = a.valid.idxmax(); i = a.index.get_loc(e)
     rel,plain = released_accuracies(trace, 'augmented', orders, bs, seed),released_accuracies(trace, 'test', orders, bs, seed)
-    rows = {'clean: the epoch that is best on valid': (a.test[e], e, 0), 'augmented test images': (a.augmented[e], e, 0), 'mean over batches': (plain[:,i].mean(), e, plain[:,i].std()),
+    rows = {'clean: the epoch that is best on valid': (a.test[e], e, 0), 'test images zoomed as in training': (a.zoomed[e], e, 0), 'augmented test images': (a.augmented[e], e, 0), 'mean over batches': (plain[:,i].mean(), e, plain[:,i].std()),
         'best epoch on test': (a.test.max(), a.test.idxmax(), 0), 'best epoch on test, mean over batches': (plain.max(1).mean(), 0, plain.max(1).std()),
         'released: all three': (rel.max(1).mean(), 0, rel.max(1).std())}
     return pd.DataFrame([dict(evaluation=k, accuracy=100*v, epoch=int(ep), sd=100*sd, difference=100*(v-a.test[e])) for k,(v,ep,sd) in rows.items()]).set_index('evaluation')
