@@ -182,10 +182,12 @@ def _connect(scheduler):
     if wide: client.close(); raise ValueError(f"worker {', '.join(wide)} and would train as many runs at once: start one worker for each device with --nthreads 1")
     return client
 
-# %% ../nbs/06b_sweep.ipynb #d9217ea4
-def _say_progress(busy, runs, total):
+# %% ../nbs/06b_sweep.ipynb #a2518ea7
+def _say_progress(busy, runs, total, seen):
     for f,(n,s) in busy.items():
-        if p := progress(Path(runs)/s.id): print(f'run {n}/{total}, {s.id}: {progress_line(p)}', file=sys.stderr, flush=True)
+        p = progress(Path(runs)/s.id)
+        if not p or seen.get(s.id)==p: continue
+        seen[s.id] = p; print(f'run {n}/{total}, {s.id}: {progress_line(p)}', file=sys.stderr, flush=True)
 
 def _finished(f, n, total, spec, runs):
     "Say how a run on the cluster ended"
@@ -202,7 +204,7 @@ def on_cluster(specs:list[RunSpec],     # what to run, in this order
                **kwargs                 # for `run`
               )->dict[str,str]:         # id -> status afterwards
     "`sweep` on a cluster, one run at a time on each worker; a run whose worker dies continues on another. Raises `OSError` without scheduler or workers"
-    specs,busy,said = {s.id:s for s in specs},{},time.time()
+    specs,busy,seen,said = {s.id:s for s in specs},{},{},time.time()
     todo = deque(enumerate([s for s in specs.values() if status(s, runs, results) not in ('done','running')], 1)); total = len(todo)
     where = [str(Path(o).resolve()) if o else None for o in (runs, results, data_path)]
     with _connect(scheduler) as client:
@@ -211,7 +213,7 @@ def on_cluster(specs:list[RunSpec],     # what to run, in this order
                 n,s = todo.popleft()
                 if not start or start(s): busy[client.submit(_on_worker, asdict(s), *where, kwargs, key=f'fer_nr-{s.id}')] = n,s
             time.sleep(.5)
-            if time.time()-said>every: _say_progress(busy, runs, total); said = time.time()
+            if time.time()-said>every: _say_progress(busy, runs, total, seen); said = time.time()
             for f in [f for f in busy if f.done()]: _finished(f, busy[f][0], total, busy.pop(f)[1], runs)
     return {i:status(s, runs, results) for i,s in specs.items()}
 
