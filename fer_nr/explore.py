@@ -10,8 +10,8 @@ __all__ = ['ORDERS', 'disagreement', 'find_faces', 'faces_figure', 'run_folders'
            'attention_views', 'attention_figure', 'Explorer', 'explore_faces', 'explore_resizer', 'explore_loss',
            'explore_runs', 'explore_attention']
 
-# %% ../nbs/20_explore.ipynb #c0c7a3ca
-import html, io, math
+# %% ../nbs/20_explore.ipynb #76d9c009
+import html, io, math, threading
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -42,21 +42,21 @@ def disagreement(faces,          # a `FaceSet`, K classes
     m = (v+p)/2
     return torch.from_numpy((rel_entr(v, m)+rel_entr(p, m)).sum(1)/2/math.log(2)).float()
 
-# %% ../nbs/20_explore.ipynb #271ab291
+# %% ../nbs/20_explore.ipynb #c79bc1c6
 ORDERS = ('as stored', 'votes agree', 'votes disagree', 'model disagrees with votes')
 
 def find_faces(faces,              # a `FaceSet`
-               emotion=None,       # only faces with this label; None: all
+               emotion='',         # only faces with this label; '': all
                order='as stored',  # one of `ORDERS`
                name='',            # only faces whose name contains this, in any case
                logits=None         # (N, K) of a model, for its disagreement
               )->torch.Tensor:     # int64 (M,), positions in `faces`
     "Which faces to look at, the most interesting first; raises `ValueError` for an emotion or order that there is not"
-    if emotion is not None and emotion not in faces.vocab: raise ValueError(f"no class {emotion!r}: expected one of {', '.join(faces.vocab)}")
+    if emotion and emotion not in faces.vocab: raise ValueError(f"no class {emotion!r}: expected one of {', '.join(faces.vocab)}")
     if order not in ORDERS: raise ValueError(f"order {order!r}: expected one of {', '.join(ORDERS)}")
     if order==ORDERS[3] and logits is None: raise ValueError(f'order {order!r} needs the logits of a model: choose one')
     i = torch.arange(len(faces))
-    if emotion is not None: i = i[faces.labels==faces.vocab.index(emotion)]
+    if emotion: i = i[faces.labels==faces.vocab.index(emotion)]
     if name: i = torch.tensor([o for o in i.tolist() if name.lower() in faces.names[o].lower()], dtype=torch.int64)
     if order=='as stored': return i
     key = disagreement(faces, logits) if order==ORDERS[3] else vote_entropy(faces.vote_dist())
@@ -160,7 +160,7 @@ def resizing_views(x,            # (1, 1 or 3, H, W) a face in [0, 1]
     base = {m:F.interpolate(x, out.shape[-2:], mode=m).clamp(0, 1) for m in ('bilinear', 'bicubic')}
     return {f'source, {x.shape[-1]} px':x, f'resizer, {out.shape[-1]} px':out} | base
 
-# %% ../nbs/20_explore.ipynb #3c9b5834
+# %% ../nbs/20_explore.ipynb #17744872
 def resizing_figure(x, resizer, res=None, # of `resizing_views`
                     stretch=False,        # show the source and the output with full contrast, channel by channel
                    ):                     # matplotlib figure
@@ -170,7 +170,7 @@ def resizing_figure(x, resizer, res=None, # of `resizing_views`
     fig,axs = plt.subplot_mosaic([[a, b, 'bilinear', 'bicubic'], ['spectrum', 'spectrum', '|resizer − bilinear|', '|resizer − bicubic|']], figsize=(7, 4.1), layout='constrained')
     for name,im in views.items(): axs[name].imshow(_shown(im, stretch and name in (a, b)))
     for name,im in base:
-        ax = axs[f'|resizer − {name}|']
+        ax = axs[f'|resizer − {name}|']; ax.set_anchor('S')
         shown = ax.imshow((out-im).abs().mean(1)[0], cmap='magma', vmin=0)
         fig.colorbar(shown, ax=ax, location='bottom', fraction=.05, pad=.03).ax.tick_params(labelsize=6)
     for name,ax in axs.items():
@@ -182,7 +182,7 @@ def resizing_figure(x, resizer, res=None, # of `resizing_views`
 def _spectra(ax, images, res):
     "Spectra of images (1, C, S, S) by name"
     for name,im in images.items(): ax.plot(spectrum(im[0]), label=name, lw=1)
-    ax.axvline(res/2, color='k', ls=':', lw=1); ax.text(res/2, ax.get_ylim()[1], " the source's limit", fontsize=6, va='top')
+    ax.axvline(res/2, color='k', ls=':', lw=1); ax.text(res/2, ax.get_ylim()[1], " the source's limit ", fontsize=6, va='top', ha='left' if res/2 < ax.get_xlim()[1]/2 else 'right')
     ax.set_xlabel('cycles per face', fontsize=7); ax.set_ylabel('power, dB', fontsize=7)
     ax.tick_params(labelsize=6); ax.legend(fontsize=6)
 
@@ -480,7 +480,7 @@ def attention_views(model,     # `FERModel`
     views = {'any class':rollout(maps, model.trunk)}
     return 'gradient-weighted attention',logits.detach()[0],views|{c:class_attention(logits, maps, model.trunk, k) for k,c in enumerate(track(vocab))}
 
-# %% ../nbs/20_explore.ipynb #68b4ad27
+# %% ../nbs/20_explore.ipynb #ae89d2d0
 def attention_figure(model, x, vocab, track=iter, # of `attention_views`
                      title=''                     # above the face
                     ):                            # matplotlib figure
@@ -493,7 +493,7 @@ def attention_figure(model, x, vocab, track=iter, # of `attention_views`
     axs[0,0].set_title(title or 'face', fontsize=8)
     if 'any class' not in views: axs[0,1].remove()
     for ax,(c,m) in zip(axs.flat[1:] if 'any class' in views else axs.flat[2:], views.items()):
-        m = m/(m.max() if c=='any class' else max(top, 1e-12))
+        m = m/(max(m.max(), 2*m.mean()) if c=='any class' else max(top, 1e-12)) # even attention is half as bright as can be
         big = F.interpolate(m[None,None], (96, 96), mode='bicubic')[0,0].clamp(0, 1)
         ax.imshow(big, cmap='inferno', alpha=.15+.6*big, extent=(0, 1, 1, 0), vmin=0, vmax=1)
         ax.set_title('rollout, any class' if c=='any class' else f'{c} {probs[list(vocab).index(c)]:.0%}', fontsize=8, fontweight='bold' if c==vocab[logits.argmax()] else None)
@@ -502,7 +502,7 @@ def attention_figure(model, x, vocab, track=iter, # of `attention_views`
     plt.close(fig)
     return fig
 
-# %% ../nbs/20_explore.ipynb #04c3d672
+# %% ../nbs/20_explore.ipynb #ef7c76af
 class Explorer:
     "Controls above a picture"
     def __init__(self,
@@ -510,12 +510,13 @@ class Explorer:
                  controls:dict # argument of `draw` -> ipywidgets control
                 ):
         import ipywidgets as W
-        self.draw,self.controls,self.moved,self._busy = draw,controls,None,False
-        self.note,self.bar = W.HTML(),W.FloatProgress(layout=W.Layout(width='14em', visibility='hidden'))
+        self.draw,self.controls,self.moved,self._thread = draw,controls,None,None
+        self.note,self.bar = W.HTML(),W.FloatProgress(layout=W.Layout(width='14em', display='none'))
         self.picture,self.table = W.Image(format='png', layout=W.Layout(max_width='100%')),W.HTML()
-        grid = W.GridBox(list(controls.values()), layout=W.Layout(grid_template_columns='repeat(auto-fill, minmax(22em, 1fr))', grid_gap='2px 1.5em', max_width='72em'))
+        wide = [c for c in controls.values() if isinstance(c, W.SelectMultiple)]
+        grid = W.GridBox([c for c in controls.values() if c not in wide], layout=W.Layout(grid_template_columns='repeat(auto-fill, minmax(23em, 1fr))', grid_gap='2px 1.5em', max_width='72em'))
         line = W.HBox([self.bar, self.note], layout=W.Layout(min_height='2em', align_items='center'))
-        self.view = W.VBox([grid, line, self.table, self.picture])
+        self.view = W.VBox([*wide, grid, line, self.table, self.picture])
         for name,c in controls.items(): c.observe(lambda change, name=name: self.update(name), 'value')
         self.update()
 
@@ -526,35 +527,49 @@ class Explorer:
     @property
     def error(self): return html.unescape(self.note.value.partition('>')[2].rpartition('<')[0]) if 'alert' in self.note.value else ''
 
-# %% ../nbs/20_explore.ipynb #8a7da0c0
+# %% ../nbs/20_explore.ipynb #e9b827dd
+_lock = threading.RLock() # pyplot is one for all threads, and JupyterLab delivers the events of controls in several
+
+class _Outdated(Exception): "Another control has moved: what is being drawn is not wanted any more"
+
 @patch
 def update(self:Explorer, moved=None):
     "Draw again, as the control `moved` has a new value"
-    if self._busy: return # a control that the drawing itself has set
-    self._busy,self.moved,self.note.value = True,moved,'drawing …'
-    try:
-        fig = self.draw(self, **{k:c.value for k,c in self.controls.items()})
-        out = io.BytesIO(); fig.savefig(out, format='png', dpi=160, pil_kwargs=dict(compress_level=1))
-        self.picture.value,self.picture.layout.width,self.note.value = out.getvalue(),f'{fig.get_figwidth()*110:.0f}px',''
-    except KeyboardInterrupt: self._fail('stopped')
-    except Exception as e: self._fail(str(e) if isinstance(e, (ValueError, OSError, RuntimeError)) else f'{type(e).__name__}: {e}')
-    finally: self._busy = False
-    self.picture.layout.display = 'none' if self.error else None
+    if self._thread==threading.get_ident(): return # a control that the drawing itself has set
+    self._wanted = event = object()
+    with _lock:
+        if self._wanted is not event: return # a later event will draw
+        self._thread,self._drawn,self.moved,self.note.value = threading.get_ident(),event,moved,'drawing …'
+        try: self._show(self.draw(self, **{k:c.value for k,c in self.controls.items()}))
+        except _Outdated: pass
+        except KeyboardInterrupt: self._fail('stopped')
+        except Exception as e: self._fail(str(e) if isinstance(e, (ValueError, OSError, RuntimeError)) else f'{type(e).__name__}: {e}')
+        finally: self._thread = None
+
+# %% ../nbs/20_explore.ipynb #fc2b717f
+@patch
+def _show(self:Explorer, fig):
+    "Put a figure into the picture"
+    out = io.BytesIO(); fig.savefig(out, format='png', dpi=160, pil_kwargs=dict(compress_level=1))
+    self.picture.value,self.picture.layout.width,self.picture.layout.display,self.note.value = out.getvalue(),f'{fig.get_figwidth()*110:.0f}px',None,''
 
 @patch
 def _fail(self:Explorer, text):
-    "Show an error as one line"
+    "Show an error as one line instead of the picture"
+    self.picture.layout.display = 'none'
     self.note.value = f'<span role="alert" style="color: var(--jp-error-color1, #b00020)">{html.escape(" ".join(text.split())[:300])}</span>'
 
-# %% ../nbs/20_explore.ipynb #b4a20059
+# %% ../nbs/20_explore.ipynb #814a13ed
 @patch
 def track(self:Explorer, items):
-    "Go through `items` and move the bar"
+    "Go through `items` and move the bar; ends early when a control moves meanwhile"
     items = list(items)
-    self.bar.max,self.bar.value,self.bar.layout.visibility = max(1, len(items)),0,'visible'
+    self.bar.max,self.bar.value,self.bar.layout.display = max(1, len(items)),0,None
     try:
-        for o in items: yield o; self.bar.value += 1
-    finally: self.bar.layout.visibility = 'hidden'
+        for o in items:
+            if self._wanted is not self._drawn: raise _Outdated
+            yield o; self.bar.value += 1
+    finally: self.bar.layout.display = 'none'
 
 @patch
 def limit(self:Explorer,
@@ -573,16 +588,16 @@ def show(self:Explorer, **names): # control -> is it of use now?
     "Hide the controls that have no effect"
     for k,v in names.items(): self.controls[k].layout.display = None if v else 'none'
 
-# %% ../nbs/20_explore.ipynb #02e5a4f6
+# %% ../nbs/20_explore.ipynb #d444fb21
 def _control(kind, label, **kwargs):
     "An ipywidgets control with its label, all of one width"
     import ipywidgets as W
     if 'Slider' in kind or kind=='Text': kwargs['continuous_update'] = False
     c = getattr(W, kind)(description=label, layout=W.Layout(width='auto'), **kwargs)
-    if kind!='FileUpload': c.style.description_width = '7em'
+    if kind!='FileUpload': c.style.description_width = '8em'
     return c
 
-# %% ../nbs/20_explore.ipynb #bda18629
+# %% ../nbs/20_explore.ipynb #627f5992
 def explore_faces(faces,       # `Faces`
                   runs='runs', # folder of runs, for a model to compare with
                   per_page=20  # faces on a page
@@ -598,8 +613,8 @@ def explore_faces(faces,       # `Faces`
         fs,z = faces.splits[split],logits(ex, model, split)
         where = find_faces(fs, emotion, order, name.strip(), z)
         return faces_figure(fs, where, ex.limit('page', math.ceil(len(where)/per_page)), per_page, z)
-    return Explorer(draw, dict(split=_control('Dropdown', 'split', options=list(faces.splits)), emotion=_control('Dropdown', 'label', options=[('all', None), *zip(faces.vocab, faces.vocab)]),
-        order=_control('Dropdown', 'order', options=ORDERS, value='votes disagree' if faces.train.votes is not None else ORDERS[0]), model=_control('Dropdown', 'model', options=[('none', None), *zip(found, found)]),
+    return Explorer(draw, dict(split=_control('Dropdown', 'split', options=list(faces.splits)), emotion=_control('Dropdown', 'label', options=[('all', ''), *zip(faces.vocab, faces.vocab)]),
+        order=_control('Dropdown', 'order', options=ORDERS, value='votes disagree' if faces.train.votes is not None else ORDERS[0]), model=_control('Dropdown', 'model', options=[('none', ''), *zip(found, found)]),
         name=_control('Text', 'name contains', placeholder='part of a name, then Enter'), page=_control('IntSlider', 'page', min=1, max=2)))
 
 def _logits(model, fs, track, bs=64):
@@ -633,14 +648,14 @@ def explore_resizer(faces,       # `Faces`
         return resizing_figure(x, r, res, stretch)
     return Explorer(draw, _resizer_controls(faces, found, networks))
 
-# %% ../nbs/20_explore.ipynb #3caf7bd2
+# %% ../nbs/20_explore.ipynb #cf233574
 def _resizer_controls(faces, found, networks):
     "The controls of `explore_resizer`"
     emotions = [o for o in faces.vocab if o in EXPRESSIONS] or list(EXPRESSIONS)
     return dict(source=_control('Dropdown', 'face', options=['drawn', 'data set', 'your own']), split=_control('Dropdown', 'split', options=list(faces.splits)),
         emotion=_control('Dropdown', 'label', options=emotions, value='surprise'), number=_control('IntSlider', 'number', min=1, max=200),
         upload=_control('FileUpload', 'Choose a picture', accept='image/*', multiple=False), res=_control('IntSlider', 'source, px', value=48, min=12, max=128),
-        weights=_control('Dropdown', 'weights', options=[('fresh', None), *zip(found, found)]), up=_control('Dropdown', 'up-scaler', options=['sr', 'bilinear', 'bicubic', *networks]),
+        weights=_control('Dropdown', 'weights', options=[('fresh', ''), *zip(found, found)]), up=_control('Dropdown', 'up-scaler', options=['sr', 'bilinear', 'bicubic', *networks]),
         down=_control('Dropdown', 'downscaler', options=['ltr', 'bilinear', 'bicubic', 'none']), stretch=_control('Checkbox', 'stretch contrast'))
 
 # %% ../nbs/20_explore.ipynb #ec8d31e1
@@ -652,8 +667,10 @@ def explore_loss(faces  # `Faces` with votes, for the prior; or (prior (K, K), v
     return Explorer(draw, dict(emotion=_control('Dropdown', 'label', options=list(vocab), value=vocab[-1]),
         alpha=_control('FloatSlider', 'α, label', value=.8, min=0, max=1, step=.05), gamma=_control('FloatSlider', 'γ, focus', value=2., min=0, max=5, step=.25)))
 
-# %% ../nbs/20_explore.ipynb #0625e112
+# %% ../nbs/20_explore.ipynb #9bb5fbea
 _VIEWS = ('learning curves', 'confusion, counts', 'confusion, rates', 'recall by class', 'reliability', 'paired test', 'faces on which they differ')
+
+_TABLE = '<div class="fer-runs"><style>.fer-runs {overflow: auto; max-height: 16em; line-height: 1.6; margin-bottom: 1em} .fer-runs :is(td,th) {white-space: nowrap; text-align: left; padding-right: 1.2em}</style>'
 
 def _runs_view(ex, view, chosen, on, logits, faces):
     "One view of the chosen records"
@@ -678,14 +695,14 @@ def explore_runs(runs='runs', results='results', # folders of runs and of publis
     table,logits = runs_table(recs.values()),lru_cache(8)(lambda run: run_logits(Path(runs)/run))
     def draw(ex, chosen, view, on, sort, up, page):
         d = runs_table(recs.values(), sort, up, on)
-        ex.table.value = f'<div style="overflow: auto; max-height: 16em">{d.to_html(index=False, border=0, float_format="%.2f", na_rep="")}</div>'
+        ex.table.value = f'{_TABLE}{d.to_html(index=False, border=0, float_format="%.4g", na_rep="")}</div>'
         return _runs_view(ex, view, [recs[o] for o in chosen], on, logits, faces)
     chosen = _control('SelectMultiple', 'runs', options=table.id.tolist(), value=table.id.tolist()[:2], rows=6)
-    chosen.layout.grid_column = '1 / -1'
+    chosen.layout.max_width = '72em'
     return Explorer(draw, dict(chosen=chosen, view=_control('Dropdown', 'view', options=_VIEWS), on=_control('Dropdown', 'evaluated on', options=['test', 'valid']),
         sort=_control('Dropdown', 'sort table by', options=list(table), value='top1'), up=_control('Checkbox', 'smallest first'), page=_control('IntSlider', 'page', min=1, max=2)))
 
-# %% ../nbs/20_explore.ipynb #71fd76b7
+# %% ../nbs/20_explore.ipynb #0cafd1b3
 def explore_attention(faces,      # `Faces`
                       runs='runs' # folder of runs
                      )->Explorer:
@@ -700,5 +717,5 @@ def explore_attention(faces,      # `Faces`
         if not len(i): raise ValueError(f'no face of {split} is labelled {emotion}')
         n = i[ex.limit('number', len(i))-1].item()
         return attention_figure(load(model), fs.images[n:n+1]/255, faces.vocab, ex.track, f'label: {fs.vocab[fs.labels[n]]}')
-    return Explorer(draw, dict(model=_control('Dropdown', 'model', options=[*zip(found, found), ('an untrained ViT', None)]), split=_control('Dropdown', 'split', options=list(faces.splits), value='test'),
-        emotion=_control('Dropdown', 'label', options=[('all', None), *zip(faces.vocab, faces.vocab)]), order=_control('Dropdown', 'order', options=ORDERS[:3]), number=_control('IntSlider', 'face', min=1, max=2)))
+    return Explorer(draw, dict(model=_control('Dropdown', 'model', options=[*zip(found, found), ('an untrained ViT', '')]), split=_control('Dropdown', 'split', options=list(faces.splits), value='test'),
+        emotion=_control('Dropdown', 'label', options=[('all', ''), *zip(faces.vocab, faces.vocab)]), order=_control('Dropdown', 'order', options=ORDERS[:3]), number=_control('IntSlider', 'face', min=1, max=2)))
