@@ -51,7 +51,7 @@ def _check_spec(self):
             object.__setattr__(self, f.name, f.type(v))
     if not 0<=self.label_noise<=1: raise ValueError(f'label_noise is {self.label_noise}: expected a share of the training labels, 0 to 1')
     if self.epochs<1 or self.bs<2 or self.limit<0: raise ValueError(f'expected epochs >= 1, bs >= 2, limit >= 0, found {self.epochs}, {self.bs}, {self.limit}')
-    get_recipe(self.recipe, lr=self.lr, wd=self.wd, layer_decay=self.layer_decay, ema=self.ema)
+    get_recipe(self.recipe, lr=self.lr, wd=self.wd, layer_decay=self.layer_decay, ema=self.ema, resizer_lr=self.resizer_lr)
 
 # %% ../nbs/06_ablation.ipynb #17ba4444
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class RunSpec:
     lr: float = None # peak learning rate; None: the recipe's
     wd: float = None # weight decay; None: the recipe's
     layer_decay: float = None # layer-wise learning-rate decay; None: the recipe's
+    resizer_lr: float = None # factor on the resizer's learning rate; None: the recipe's
     ema: float = None # decay of the averaged weights; None: the recipe's
     augment: str = None # none, authors or modern; None: the recipe's
     bf16: bool = None # bfloat16 where the device has it; None: the recipe's
@@ -111,7 +112,7 @@ def _hash(path, *when): # read once: a sweep asks for its runs' ids again and ag
 @patch
 def recipe_of(self:RunSpec):
     "The recipe with this spec's own values"
-    return get_recipe(self.recipe, lr=self.lr, wd=self.wd, layer_decay=self.layer_decay, ema=self.ema, augment=self.augment, bf16=self.bf16)
+    return get_recipe(self.recipe, lr=self.lr, wd=self.wd, layer_decay=self.layer_decay, ema=self.ema, resizer_lr=self.resizer_lr, augment=self.augment, bf16=self.bf16)
 
 # %% ../nbs/06_ablation.ipynb #4db6c543
 @patch
@@ -127,7 +128,7 @@ def weight_file(path:Path|str,  # a file, or the name of one in the folder that 
         if p.is_file(): return p.resolve()
     raise FileNotFoundError(f'{what}={path}: no such weight file, here or in the folder FER_NR_WEIGHTS')
 
-_later = dict(label_noise=0.) # fields that are younger than the first records, left out at this value: the ids of older runs stay
+_later = dict(label_noise=0., resizer_lr=1.) # fields that are younger than the first records, left out at this value: the ids of older runs stay
 
 @patch
 def canonical(self:RunSpec,

@@ -185,15 +185,17 @@ def fer_model(arch:str, # a timm model, with or without the tag of its weights: 
 # %% ../nbs/03_backbone.ipynb #54b43019
 def param_groups(model:FERModel, # its trainable parameters, each in one group
                  weight_decay:float=.05, # for matrices and kernels; biases, norms, positions and tokens get none
-                 layer_decay:float=1. # factor from layer to layer of the trunk, in (0, 1]; 1: all at the same rate
+                 layer_decay:float=1., # factor from layer to layer of the trunk, in (0, 1]; 1: all at the same rate
+                 resizer_lr:float=1. # `lr_scale` of the resizer, > 0
                 )->list[dict]: # with `params`, `weight_decay`, `lr_scale` and `name`
-    "Groups for an optimiser: resizer and head at `lr_scale` 1, the trunk's last layer at `layer_decay`, the one before at its square, …"
+    "Groups for an optimiser: the head at `lr_scale` 1, the resizer at `resizer_lr`, the trunk's last layer at `layer_decay`, the one before at its square, …"
     if not 0<layer_decay<=1: raise ValueError(f'layer_decay={layer_decay}: expected a factor in (0, 1]; 1 is no decay')
+    if not resizer_lr>0: raise ValueError(f'resizer_lr={resizer_lr}: expected a factor > 0; to freeze the resizer: requires_grad_(False)')
     skip = {f'{n}.{p}'.lstrip('.') for n,m in model.trunk.named_modules() if hasattr(m, 'no_weight_decay') for p in m.no_weight_decay()}
     trunk = param_groups_layer_decay(model.trunk, weight_decay, skip, layer_decay=layer_decay)
     groups = [dict(g, lr_scale=g['lr_scale']*layer_decay, name=f'trunk.{i}') for i,g in enumerate(trunk)]
-    for part in ('resizer', 'head'):
-        groups += [dict(g, lr_scale=1., name=f'{part}.{i}') for i,g in enumerate(param_groups_weight_decay(getattr(model, part), weight_decay))]
+    for part,scale in dict(resizer=resizer_lr, head=1.).items():
+        groups += [dict(g, lr_scale=scale, name=f'{part}.{i}') for i,g in enumerate(param_groups_weight_decay(getattr(model, part), weight_decay))]
     return groups
 
 # %% ../nbs/03_backbone.ipynb #6e0c782d

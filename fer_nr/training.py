@@ -49,6 +49,7 @@ class Recipe:
     bf16: bool = True # train in bfloat16 where the device computes in it
     augment: str = 'modern' # `'modern'`, `'authors'` or `'none'`
     unsound: bool = False # evaluate as released: on augmented images, by the mean over batches (for comparison only)
+    resizer_lr: float = 1. # factor on the learning rate of the resizer, > 0
 
 recipes = dict(clean=Recipe(), authors=Recipe('adam', 1e-4, 0., 'step', 0., 1., 0., 0., False, 'authors', True))
 
@@ -61,8 +62,8 @@ def get_recipe(name:str, # a name in `recipes`
     r = replace(recipes[name], **{k:v for k,v in kwargs.items() if v is not None})
     for k,ok in dict(opt=('adamw','adam'), schedule=('cosine','step')).items():
         if getattr(r,k) not in ok: raise ValueError(f"{k} {getattr(r,k)!r} is unknown: expected one of {', '.join(ok)}")
-    if not (r.lr>0 and r.wd>=0 and 0<=r.warmup<1 and 0<r.layer_decay<=1 and 0<=r.ema<1 and r.clip>=0):
-        raise ValueError(f'a value is outside its range: expected lr > 0, wd >= 0, 0 <= warmup < 1, 0 < layer_decay <= 1, 0 <= ema < 1, clip >= 0, found {r}')
+    if not (r.lr>0 and r.wd>=0 and 0<=r.warmup<1 and 0<r.layer_decay<=1 and 0<=r.ema<1 and r.clip>=0 and r.resizer_lr>0):
+        raise ValueError(f'a value is outside its range: expected lr > 0, wd >= 0, 0 <= warmup < 1, 0 < layer_decay <= 1, 0 <= ema < 1, clip >= 0, resizer_lr > 0, found {r}')
     return r
 
 # %% ../nbs/04_training.ipynb #93224df8
@@ -125,10 +126,10 @@ class EMA(Callback):
     "Keeps an exponential moving average of the weights (timm's `ModelEmaV3`, decay warmed up) and validates with it"
     order = 52
     def __init__(self, decay): self.decay = decay
-    def before_fit(self): self.ema = ModelEmaV3(bare(self.model), decay=self.decay, use_warmup=True)
+    def before_fit(self): self.averager = ModelEmaV3(bare(self.model), decay=self.decay, use_warmup=True)
     def after_batch(self):
-        if self.training: self.ema.update(bare(self.model), step=self.train_iter)
-    def before_validate(self): self.trained,self.learn.model = self.model,self.ema.module
+        if self.training: self.averager.update(bare(self.model), step=self.train_iter)
+    def before_validate(self): self.trained,self.learn.model = self.model,self.averager.module
     def after_validate(self): self.learn.model = self.trained
     def after_cancel_validate(self): self.learn.model = self.trained
 
@@ -232,7 +233,7 @@ class Checkpoint(Callback):
 def _parts(self:Checkpoint)->dict[str,dict[str,torch.Tensor]]:
     "The tensors of the state, by part"
     parts = dict(model=bare(self.model).state_dict(), opt=opt_tensors(self.opt.opt), rng=random_state())
-    if hasattr(self.learn, 'ema'): parts['ema'] = self.learn.ema.ema.module.state_dict()
+    if hasattr(self.learn, 'ema'): parts['ema'] = self.learn.ema.averager.module.state_dict()
     if isinstance(v := self.recorder.smooth_loss.val, torch.Tensor): parts['smooth'] = dict(val=v)
     return parts
 
@@ -260,7 +261,7 @@ def _restore(self:Checkpoint):
     for k,v in tensors.items(): part,name = k.split('.', 1); parts.setdefault(part, {})[name] = v
     try: bare(self.model).load_state_dict(parts['model'])
     except RuntimeError as e: raise ValueError(f'{self.file} belongs to another model: {str(e).splitlines()[1].strip()}') from None
-    if hasattr(self.learn, 'ema'): self.learn.ema.ema.module.load_state_dict(parts['ema'])
+    if hasattr(self.learn, 'ema'): self.learn.ema.averager.module.load_state_dict(parts['ema'])
     load_opt(self.opt.opt, parts.get('opt', {})); self.opt.set_hypers(lr=meta['lr']); set_random_state(parts['rng'])
     loss = self.recorder.smooth_loss; loss.count = meta['count']
     if 'smooth' in parts: loss.val = parts['smooth']['val']
@@ -306,7 +307,7 @@ def after_fit(self:Checkpoint):
 
 def averaged(learn:Learner)->nn.Module:
     "The model whose weights count: the averaged one where the recipe keeps one"
-    return learn.ema.ema.module if hasattr(learn, 'ema') else bare(learn.model)
+    return learn.ema.averager.module if hasattr(learn, 'ema') else bare(learn.model)
 
 # %% ../nbs/04_training.ipynb #65d8221d
 def device_name(device:torch.device|str='cpu')->str:
@@ -391,7 +392,7 @@ def fer_learner(dls,                       # fastai `DataLoaders`, as from `face
     if r.unsound: cbs.append(AugmentedEvaluation())
     if path is not None: cbs += [Checkpoint(path, key, seconds), Progress(path)]
     learn = FerLearner(dls, model.to(dls.device, memory_format=torch.channels_last), loss_func, opt_func=_opt_func(r), lr=r.lr, cbs=cbs,
-        metrics=BatchMeanTop1() if r.unsound else AvgMetric(top1), splitter=lambda m: param_groups(m, weight_decay=r.wd, layer_decay=r.layer_decay))
+        metrics=BatchMeanTop1() if r.unsound else AvgMetric(top1), splitter=lambda m: param_groups(m, weight_decay=r.wd, layer_decay=r.layer_decay, resizer_lr=r.resizer_lr))
     learn.recipe = r
     if path is not None: learn.remove_cb(ProgressCallback); learn.logger = noop
     return learn
