@@ -222,13 +222,15 @@ def _digits(classes): return ''.join('0123456789abcdefghijklmnopqrstuvwxyz'[int(
 def make_record(spec:RunSpec, # the run
                 faces,        # its `Faces`
                 learn,        # its trained `Learner`, with a `Checkpoint`
-                path:Path|str # the run's folder
+                path:Path|str, # the run's folder
+                processes:int=1 # that trained it together
                )->dict:
     "Evaluate a trained run on valid and test; write its logits and its record"
     sets = {k:v for k,v in dict(valid=faces.valid, test=faces.test).items() if v is not None and len(v)}
     logits = {k:predict(learn.model, v) for k,v in sets.items()}
     with replacing(Path(path)/'logits.safetensors') as tmp: save_file(logits, tmp)
     history,best,env = learn.checkpoint.history,learn.checkpoint.best,environment(learn.dls.device)
+    if processes>1: env['peak_memory_mb'] = None # it was used elsewhere
     metrics = {k:evaluate(logits[k], v.labels, v.votes, v.vocab) for k,v in sets.items()}
     if 'valid' in sets:
         t = temperature(logits['valid'], sets['valid'].labels)
@@ -237,7 +239,7 @@ def make_record(spec:RunSpec, # the run
     r = dict(id=spec.id, spec=asdict(spec)|dict(weights=Path(spec.weights).name, up=Path(spec.up).name), canonical=spec.canonical(),
         weights_sha256=file_hash(weight_file(spec.weights, 'weights')) if 'weights' in spec.weight_files() else None,
         data=dict(name=faces.name, fingerprint=faces.fingerprint, vocab=list(faces.vocab), images={k:len(v) for k,v in dict(train=faces.train, **sets).items()}),
-        parameters=sum(p.numel() for p in learn.model.parameters()), **env, seconds=round(seconds, 1),
+        parameters=sum(p.numel() for p in learn.model.parameters()), processes=processes, **env, seconds=round(seconds, 1),
         images_per_s=round(sum(h['seconds']*h['images_per_s'] for h in history)/seconds, 1), history=history, selected_epoch=best['epoch'], metrics=metrics,
         predictions={k:_digits(v.argmax(1)) for k,v in logits.items()}, labels={k:_digits(v.labels) for k,v in sets.items()})
     write_json(Path(path)/'record.json', r)
@@ -487,12 +489,13 @@ def fer_nr_run(
     runs:str='runs', # folder of runs
     results:str='', # folder to publish the record in
     data_path:str='', # folder of the data set
+    processes:int=1, # processes (GPUs) that share each batch
 ):
     "Train and measure one model by papermill, or continue where it was cut off; prints its test metrics"
     try:
         spec = spec_from(read_params(params))
         print(spec.id, flush=True)
-        r = run(spec, runs, results or None, data_path or None)
+        r = run(spec, runs, results or None, data_path or None, processes=processes)
     except (ValueError, OSError, RuntimeError) as e: _fail(e)
     except KeyboardInterrupt: _fail(f'stopped; the same command continues {spec.id}')
     print(summary(r).round(4).to_string())

@@ -321,7 +321,7 @@ class Progress(Callback):
     "Prints a line per epoch and writes `progress.json` (epoch, batch, loss, images/s, seconds left, device) about once a second"
     order = 56
     def __init__(self, path:Path|str|None=None, show:bool=True): self.path,self.show = path and Path(path),show
-    def before_fit(self): self.t0,self.n0,self.last,self.device = time.time(),None,0.,device_name(self.dls.device)
+    def before_fit(self): self.t0,self.n0,self.last,self.where = time.time(),None,0.,device_name(self.dls.device)
     def before_train(self): self.loader = self.dls.train
     def after_batch(self):
         if not self.training or time.time()-self.last<1 or rank_distrib(): return
@@ -329,7 +329,7 @@ class Progress(Callback):
         if self.n0 is None: self.t0,self.n0 = time.time(),b
         self.last = time.time(); rate = (b-self.n0)/max(self.last-self.t0, 1e-9)
         self.state = dict(epoch=self.epoch+1, epochs=self.n_epoch, batch=b, batches=total, loss=round(self.smooth_loss.item(), 4),
-            images_per_s=round(rate*self.loader.bs, 1), seconds_left=round((total-b)/rate) if rate else None, time=round(self.last), device=self.device)
+            images_per_s=round(rate*self.loader.bs, 1), seconds_left=round((total-b)/rate) if rate else None, time=round(self.last), device=self.where)
         if self.path: write_json(self.path/'progress.json', self.state)
     def after_epoch(self):
         if not self.show or rank_distrib(): return
