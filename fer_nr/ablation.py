@@ -135,7 +135,7 @@ def canonical(self:RunSpec,
               files:str='hash' # weight files stand as the hash of their content, or with 'name' as their name
              )->dict:
     "What decides the result, and only that: fields that the run does not look at are left out"
-    d = {k:v for k,v in (asdict(self)|asdict(self.recipe_of())).items() if k not in _later or v!=_later[k]}
+    d = {k:v for k,v in (vars(self)|vars(self.recipe_of())).items() if k not in _later or v!=_later[k]}
     drop = dict(votes=self.data!='ferplus', up_size=self.down=='none', prior=self.loss not in ('pdls','fpdls','compfpdls'),
         alpha=self.loss in ('ce','focal','votes'), gamma=self.loss not in ('fpdls','focal'))
     for k in self.weight_files(): d[k] = Path(d[k]).name if files=='name' else file_hash(weight_file(d[k], k))[:16]
@@ -432,8 +432,12 @@ def runs_of(definition:dict, # as from `load_table`
             recs:list[dict]  # records
            )->dict:          # name of the row -> seed -> record
     "The records of each row"
-    found = {}
-    for r in recs: found.setdefault(_row_key(spec_from(r['spec'])), {})[r['spec']['seed']] = r
+    found,keys = {},{} # most records differ in their seed alone
+    for r in recs:
+        raw = json.dumps({k:v for k,v in r['spec'].items() if k!='seed'}, sort_keys=True)
+        try: keys[raw] = keys.get(raw) or _row_key(spec_from(r['spec']))
+        except ValueError as e: warnings.warn(f"left out: record {r['id']}: {e}"); continue
+        found.setdefault(keys[raw], {})[r['spec']['seed']] = r
     return {row['name']:dict(sorted(found.get(_row_key(row['spec']), {}).items())) if row['spec'] else {} for row in definition['rows']}
 
 def table(definition:dict,        # as from `load_table`

@@ -61,7 +61,7 @@ def test_killed_run_ends_at_the_same_numbers(tiny, tmp_path):
 def test_notebook_and_spec_agree():
     "The notebook's parameters are the fields of `RunSpec`, with a help for each that papermill shows"
     ps = pm.inspect_notebook(TRAIN)
-    assert set(ps)=={f.name for f in fields(RunSpec)}|{'data_path','runs','checkpoint_seconds'}
+    assert set(ps)=={f.name for f in fields(RunSpec)}|{'data_path','runs','checkpoint_seconds','processes'}
     assert all(p['help'] and p['inferred_type_name']!='None' for p in ps.values())
     r = command('papermill', '--help-notebook', TRAIN)
     assert all(re.search(rf'^\s+{n}:', r.stdout, re.M) for n in ps), r.stdout

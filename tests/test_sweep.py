@@ -1,18 +1,22 @@
-"Sweeps as their users meet them: a cluster whose worker is killed, Ctrl-C, budgets, ten thousand records."
-import json, os, re, signal, subprocess, sys, threading, time
+"Sweeps as their users meet them: a cluster whose worker is killed, Ctrl-C, two processes, the tables' files, ten thousand records."
+import json, os, signal, subprocess, sys, threading, time
 from dataclasses import replace
 from pathlib import Path
 
-import psutil, pytest, yaml
+import psutil, pytest, torch, yaml
 
-from fer_nr.ablation import RunSpec, is_running, load_table, records, spec_from, status, table
-from fer_nr.sweep import find_table, on_cluster, read_tables, specs_of
+from fer_nr.ablation import RunSpec, is_running, load_table, records, run, runs_of, spec_from, table
+from fer_nr.sweep import differences, find_table, on_cluster, read_tables, specs_of
 from fer_nr.training import load_state
 from test_runs import BIN, ROOT, TINY, command
 
 ENV = os.environ|dict(OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
 SWIFT = TINY|dict(up='bilinear', down='none', loss='ce')
 ALL = ('table1','table2','table3','table4','controls','robustness')
+
+def history(d):
+    "What the checkpoint of a run tells of its epochs"
+    return load_state(d/'checkpoint.safetensors')[1]['history'] if (d/'checkpoint.safetensors').exists() else []
 
 def until(what, seconds=60):
     "Wait until `what` returns something, and return it"
@@ -41,11 +45,10 @@ def test_cluster_survives_a_dead_worker(cluster, tmp_path):
     killed = {}
     def kill_one():
         "Once a run has done an epoch: kill the worker that its kernel belongs to"
-        done = lambda d: load_state(d/'checkpoint.safetensors')[1]['history'] if (d/'checkpoint.safetensors').exists() else []
-        d = until(lambda: next((d for d in (runs/s.id for s in specs) if is_running(d) and done(d)), None), 120)
+        d = until(lambda: next((d for d in (runs/s.id for s in specs) if is_running(d) and history(d)), None), 120)
         kernel = next(p for w in workers for p in psutil.Process(w.pid).children(recursive=True) if any(f.path==str(d/'lock') for f in p.open_files()))
         os.kill(kernel.ppid(), signal.SIGKILL)
-        killed.update(id=d.name, history=done(d))
+        killed.update(id=d.name, history=history(d))
     t = threading.Thread(target=kill_one, daemon=True); t.start()
     ends = on_cluster(specs, scheduler, runs, results, every=5, checkpoint_seconds=.3)
     t.join()
@@ -54,3 +57,92 @@ def test_cluster_survives_a_dead_worker(cluster, tmp_path):
     assert sorted(r['id'] for r in recs)==sorted(s.id for s in specs) and len(list(results.iterdir()))==3
     r = next(r for r in recs if r['id']==killed['id'])
     assert 0<len(killed['history'])<12==len(r['history']) and r['history'][:len(killed['history'])]==killed['history'], 'continued, seconds and all'
+
+def test_ctrl_c_loses_nothing(tmp_path):
+    "Stopped in its first run: one line, nothing marked failed; the same command continues there, and stops where its limit is"
+    rows = [dict(name=o, spec=dict(loss=o)) for o in ('ce','focal')]
+    (tmp_path/'own.yaml').write_text(yaml.safe_dump(dict(title='Own', base=SWIFT|dict(epochs=12), rows=rows)))
+    args = [tmp_path/'own.yaml', '--runs', tmp_path/'runs', '--results', tmp_path/'results', '--limit', '1']
+    d = tmp_path/'runs'/specs_of(read_tables([str(tmp_path/'own.yaml')]))[0].id
+    p = subprocess.Popen([BIN/'fer_nr_sweep', *args], cwd=ROOT, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    before = until(lambda: history(d), 120)
+    p.send_signal(signal.SIGINT)
+    out,err = p.communicate(timeout=60)
+    assert p.returncode==1 and '2 missing' in out
+    assert err.splitlines()[-1]=='fer_nr: stopped; the same command continues' and 'Traceback' not in err and 'run 1/2, epoch 1/12' in err, err
+    assert not (d/'failed.json').exists() and not list(tmp_path.glob('results/*'))
+    r = command('fer_nr_sweep', *args)
+    assert r.returncode==0 and '1 partial' in r.stdout and r.stdout.splitlines()[-1]=='1 done, 1 missing', r.stdout+r.stderr
+    assert 'run 1/2' in r.stderr and 'run 2/2' not in r.stderr
+    rec, = records(tmp_path/'results')
+    assert rec['history'][:len(before)]==before and len(rec['history'])==12
+    r = command('fer_nr_sweep', *args, '--dry_run', '--seeds', '2', 'bs=16')
+    assert '4 missing' in r.stdout and len(list((tmp_path/'runs').iterdir()))==1, 'only shown'
+
+TWO = dict(data='synthetic', limit=300, arch='vit_tiny_patch16_224', arch_args=dict(embed_dim=32, depth=2, num_heads=2), img_size=64, head='linear', loss='fpdls',
+    lr=2e-3, layer_decay=1., ema=.9, bf16=False, augment='none', epochs=8, bs=32) # no batch norm: torch synchronises it on GPUs only
+
+def test_two_processes_train_like_one(tmp_path):
+    "Same global batch, same order: weights within 1e-3 of one process's, metrics and predictions the same; also if it was killed in between, and its processes die with it"
+    spec = RunSpec(**TWO)
+    one = run(spec, tmp_path/'one', show=False)
+    d = tmp_path/'two'/spec.id
+    (tmp_path/'two.yaml').write_text(yaml.safe_dump(TWO))
+    args = ['fer_nr_run', tmp_path/'two.yaml', '--runs', tmp_path/'two', '--processes', '2']
+    p = subprocess.Popen([BIN/args[0], *args[1:]], cwd=ROOT, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    before = until(lambda: history(d), 120)
+    family = psutil.Process(p.pid).children(recursive=True)
+    trainers = [o for o in family if o.is_running() and 'fer_nr.distributed' in ' '.join(o.cmdline()) and 'torch.distributed.run' not in o.cmdline()]
+    kernel = next(o for o in family if 'ipykernel_launcher' in o.cmdline())
+    kernel.kill(); p.wait(60)
+    assert len(trainers)==2 and not psutil.wait_procs(family, timeout=30)[1], 'nobody goes on alone'
+    r = command(*args); assert r.returncode==0, r.stderr
+    two, = records(tmp_path/'two')
+    assert two['processes']==2 and two['history'][:len(before)]==before and len(two['history'])==8
+    a,b = (load_state(tmp_path/k/spec.id/'best.safetensors')[0] for k in ('one','two'))
+    assert max((a[k].float()-b[k].float()).abs().max().item() for k in a)<1e-3
+    assert one['predictions']==two['predictions'] and one['selected_epoch']==two['selected_epoch']
+    for h,g in zip(one['history'], two['history']): assert h['top1']==g['top1'] and h['valid_loss']==pytest.approx(g['valid_loss'], abs=1e-4)
+
+def test_trouble_in_a_process_is_one_line(tmp_path):
+    "What a process raises is what the command says"
+    (tmp_path/'two.yaml').write_text(yaml.safe_dump(TWO|dict(lr=1e9, ema=0.)))
+    r = command('fer_nr_run', tmp_path/'two.yaml', '--runs', tmp_path/'runs', '--processes', '2')
+    said = [l for l in r.stderr.splitlines() if l.startswith('fer_nr:')]
+    assert r.returncode==1 and len(said)==1 and 'FloatingPointError' in said[0] and 'Traceback' not in r.stderr, r.stderr
+
+@pytest.mark.parametrize('name', ALL)
+def test_tables_of_the_paper(name):
+    "Each row has a spec or a published number, each baseline is a row, and rows of ViT-Ti differ in nothing but what their table is about"
+    t = load_table(find_table(name))
+    rows = [r for r in t['rows'] if r['spec'] and r['spec'].arch.startswith('vit_tiny')]
+    meant = dict(table4={'protocol'}, controls={'protocol','lr'}).get(name, set())
+    said = {o.split(':')[0].removeprefix('Rows differ in ') for o in differences(dict(rows=rows), {r['name']:True for r in rows})}
+    assert rows and said==meant and {r['spec'].weights for r in rows}=={'vit_tiny_patch16_224.safetensors'}
+
+def test_numbers_of_the_poster():
+    "Typed correctly, they are all accuracies of 3,191 images"
+    numbers = {r['paper'] for o in ('table1','table2','table3') for r in load_table(find_table(o))['rows'] if 'paper' in r}
+    assert len(numbers)==15 and all(n in {round(100*k/3191, 2) for k in range(3192)} for n in numbers)
+
+def test_tables_share_their_runs(weights, monkeypatch):
+    "The published records are rows of all tables; what two tables have in common is run once"
+    monkeypatch.setenv('FER_NR_WEIGHTS', str(weights))
+    recs = [r for r in records(ROOT/'results') if r['spec']['data']=='ferplus']
+    assert recs and all(spec_from(r['spec']).id==r['id'] for r in recs), 'later fields keep the ids of earlier runs'
+    for o in ('table1','table3','table4','controls'): assert sum(map(len, runs_of(load_table(find_table(o)), recs).values()))>=2, o
+    both = specs_of(read_tables(['table2','table3'], rows='ViT-Ti'), seeds=2)
+    assert len(both)==2*(5+6-2)
+    assert [s.img_size for s in specs_of(read_tables(['table2','img_size=224','up_size=384'], rows='ViT-Ti'))]==[224]*5
+
+def test_ten_thousand_records(tmp_path):
+    "They load and tabulate, a damaged one among them is named; each seed counts once, also if it is there twice"
+    r = json.loads(next((ROOT/'results').glob('*.json')).read_text())
+    r = {k:v for k,v in r.items() if k not in ('metrics','history')}|dict(metrics={})
+    for i in range(10_000): (tmp_path/f'{i}.json').write_text(json.dumps(r|dict(id=f'{i%9999}', spec=r['spec']|dict(loss=('ce','votes')[i%2], seed=i//2))))
+    (tmp_path/'5.json').write_text('{"id": ')
+    with pytest.warns(UserWarning, match=r'5\.json is not JSON') as w: recs = records(tmp_path)
+    assert len(recs)==9998 and len(w)==1
+    base = replace(spec_from(r['spec']), loss='ce')
+    t = table(dict(rows=[dict(name='ce', spec=base), dict(name='votes', baseline='ce', spec=replace(base, loss='votes'))]), recs)
+    assert t.seeds.tolist()==[5000,4998] and t.loc['votes','difference']==0 and t.loc['votes','p']==1
