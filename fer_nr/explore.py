@@ -102,15 +102,14 @@ def faces_figure(faces,           # a `FaceSet`
     plt.close(fig)
     return fig
 
-# %% ../nbs/20_explore.ipynb #78f8fe7a
+# %% ../nbs/20_explore.ipynb #d1da03e7
 def run_folders(runs='runs', # folder of runs
                 faces=None   # only runs on these `Faces`; None: all
                )->dict:      # id -> folder
-    "Finished runs that still have their weights"
-    found = {p.parent.name:p.parent for p in sorted(Path(runs).glob('*/record.json')) if (p.parent/'best.safetensors').exists()}
-    if faces is None or not found: return found
-    mine = faces.fingerprint
-    return {k:d for k,d in found.items() if read_record(d/'record.json')['data'].get('fingerprint')==mine}
+    "Finished runs that still have their weights; a damaged record is named in a warning and left out"
+    recs = [r for r in records(runs) if (Path(runs)/r['id']/'best.safetensors').exists()]
+    mine = faces.fingerprint if faces is not None and recs else None
+    return {r['id']:Path(runs)/r['id'] for r in recs if mine in (None, r['data'].get('fingerprint'))}
 
 def run_logits(folder # of a run
               )->dict: # split -> float32 (N, K); empty where they were not kept
@@ -228,7 +227,7 @@ def four_losses(prior,    # (K, K), as of `label_prior`
     kw = dict(reduction='none')
     return {'cross-entropy':CrossEntropy(**kw), 'smoothing':UniformSmoothing(alpha, **kw), 'PDLS':PDLS(prior, alpha, **kw), 'F-PDLS':FPDLS(prior, alpha, gamma, **kw)}
 
-# %% ../nbs/20_explore.ipynb #aa06df10
+# %% ../nbs/20_explore.ipynb #82bd4790
 def loss_figure(prior,     # (K, K), as of `label_prior`
                 vocab,     # K class names
                 emotion,   # the label, one of `vocab`
@@ -238,13 +237,14 @@ def loss_figure(prior,     # (K, K), as of `label_prior`
     "F-PDLS beside cross-entropy, uniform smoothing and PDLS, for faces with one label"
     if emotion not in vocab: raise ValueError(f"no class {emotion!r}: expected one of {', '.join(vocab)}")
     k,K,conf = list(vocab).index(emotion),len(vocab),torch.linspace(.005, .995, 199, dtype=torch.float64)
+    losses = four_losses(prior, alpha, gamma)
     fig,axs = plt.subplots(2, 2, figsize=(7, 4.6), layout='constrained')
-    for n,(name,loss) in enumerate(four_losses(prior, alpha, gamma).items()):
+    for n,(name,loss) in enumerate(losses.items()):
         style = dict(color=f'C{n}', lw=2.2 if name=='F-PDLS' else 1.2, ls='--' if name=='PDLS' else '-')
         for ax,line in zip(axs[0], loss_lines(loss, k, K, conf)): ax.plot(conf, line, label=name, **style)
         q = loss.target_dist(torch.tensor([k]), K)[0]
         for ax,p in zip(axs[1], (q, minimiser(loss, k, K))): ax.bar(np.arange(K)+(n-1.5)*.2, p, .2, color=f'C{n}')
-    for ax,t in zip(axs[0], ('loss', "gradient of the label's logit")): ax.set_title(t, fontsize=9); ax.set_xlabel(f'confidence in the label, {emotion}', fontsize=8)
+    for ax,t in zip(axs[0], ('loss', "derivative by the label's logit")): ax.set_title(t, fontsize=9); ax.set_xlabel(f'confidence in the label, {emotion}', fontsize=8)
     for ax,t in zip(axs[1], ('target', 'where the loss is least')): ax.set_title(t, fontsize=9); ax.set_xticks(range(K), vocab, rotation=40, ha='right', fontsize=7); ax.set_ylim(0, 1)
     for ax in axs.flat: ax.tick_params(labelsize=7)
     axs[0,0].set_ylim(0, 5); axs[0,1].axhline(0, color='k', lw=.5); axs[0,0].legend(fontsize=7)
@@ -293,7 +293,7 @@ def curves_figure(recs # records
     plt.close(fig)
     return fig
 
-# %% ../nbs/20_explore.ipynb #c8aff1ea
+# %% ../nbs/20_explore.ipynb #66f10d80
 def _metrics(r, on):
     "Metrics of a record on one evaluation set; raises `ValueError` if it has none"
     if on not in r['metrics'] or 'confusion' not in r['metrics'][on]: raise ValueError(f"{r['id']} was not evaluated on {on!r}: expected one of {', '.join(k for k,m in r['metrics'].items() if 'confusion' in m)}")
@@ -305,23 +305,24 @@ def confusion_figure(recs,        # one or two records
                     ):            # matplotlib figure
     "Confusion matrices side by side; raises `ValueError` for more than two"
     if not 1<=len(recs)<=2: raise ValueError(f'{len(recs)} runs: expected one or two, as more confusion matrices are not readable')
+    metrics = [_metrics(r, on) for r in recs]
     fig,axs = plt.subplots(1, len(recs), figsize=(3.7*len(recs)+.3, 3.7), layout='constrained', squeeze=False)
-    for ax,r,name in zip(axs[0], recs, run_names(recs)):
-        m = _metrics(r, on); C = np.array(m['confusion'])
+    for ax,m,name in zip(axs[0], metrics, run_names(recs)):
+        C = np.array(m['confusion'])
         plot_confusion((100*C/C.sum(1, keepdims=True).clip(1)).round().astype(int) if rates else C, m['vocab'], ax)
         ax.set_title(f'{name}\n{"% of the label" if rates else "images"}, {on}', fontsize=8); ax.tick_params(labelsize=7)
         for o in (*ax.texts, ax.xaxis.label, ax.yaxis.label): o.set_fontsize(7)
     plt.close(fig)
     return fig
 
-# %% ../nbs/20_explore.ipynb #1f03ee9e
+# %% ../nbs/20_explore.ipynb #a22b633e
 def recall_figure(recs,      # records
                   on='test', # evaluation set
                  ):          # matplotlib figure
     "Recall of each class with its 95 % Wilson interval, and how many images that is of"
+    recalls = [{k:o for k,o in _metrics(r, on)['recall'].items() if o['n']} for r in recs]
     fig,ax = plt.subplots(figsize=(7, 3), layout='constrained')
-    for n,(r,name) in enumerate(zip(recs, run_names(recs))):
-        recall = {k:o for k,o in _metrics(r, on)['recall'].items() if o['n']}
+    for n,(recall,name) in enumerate(zip(recalls, run_names(recs))):
         v,lo,hi = (np.array([100*o[k] for o in recall.values()]) for k in ('value', 'low', 'high'))
         x = np.arange(len(v))+(n-(len(recs)-1)/2)*.7/len(recs)
         ax.errorbar(x, v, [v-lo, hi-v], fmt='o', ms=4, capsize=2, color=f'C{n}', label=name)
@@ -331,17 +332,18 @@ def recall_figure(recs,      # records
     plt.close(fig)
     return fig
 
-# %% ../nbs/20_explore.ipynb #609c71c4
+# %% ../nbs/20_explore.ipynb #fb9c71d8
 def reliability_figure(recs,      # up to three records
                        logits,    # id -> split -> (N, K), what is at hand of them
                        on='test', # evaluation set
                       ):          # matplotlib figure
     "Reliability diagrams side by side; raises `ValueError` for more than three"
     if not 1<=len(recs)<=3: raise ValueError(f'{len(recs)} runs: expected one to three reliability diagrams')
+    eces = [_metrics(r, on)['ece'] for r in recs]
     fig,axs = plt.subplots(1, len(recs), figsize=(2.2*len(recs)+.6, 2.7), layout='constrained', squeeze=False)
-    for ax,r,name in zip(axs[0], recs, run_names(recs)):
+    for ax,r,name,e in zip(axs[0], recs, run_names(recs), eces):
         z = logits.get(r['id'], {}).get(on)
-        if z is None: ax.axis('off'); ax.text(.5, .5, f"ECE {_metrics(r, on)['ece']:.3f}\n\nno diagram: its logits\nare not in the folder of runs", ha='center', va='center', fontsize=7)
+        if z is None: ax.axis('off'); ax.text(.5, .5, f"ECE {e:.3f}\n\nno diagram: its logits\nare not in the folder of runs", ha='center', va='center', fontsize=7)
         else: reliability(z, torch.tensor([int(o, 36) for o in r['labels'][on]]), ax=ax)
         ax.set_title(f'{name}\n{ax.get_title()}', fontsize=7); ax.tick_params(labelsize=7)
     plt.close(fig)
@@ -597,7 +599,7 @@ def _control(kind, label, **kwargs):
     if kind!='FileUpload': c.style.description_width = '8em'
     return c
 
-# %% ../nbs/20_explore.ipynb #627f5992
+# %% ../nbs/20_explore.ipynb #58d2b200
 def explore_faces(faces,       # `Faces`
                   runs='runs', # folder of runs, for a model to compare with
                   per_page=20  # faces on a page
@@ -619,7 +621,7 @@ def explore_faces(faces,       # `Faces`
 
 def _logits(model, fs, track, bs=64):
     "Logits of all faces, batch by batch under a progress bar"
-    return torch.cat([predict(model, fs.images[o:o+bs]) for o in track(range(0, len(fs), bs))])
+    return torch.cat([predict(model, fs.images[o:o+bs], device='cuda' if torch.cuda.is_available() else None) for o in track(range(0, len(fs), bs))])
 
 # %% ../nbs/20_explore.ipynb #647d1514
 def explore_resizer(faces,       # `Faces`
@@ -658,11 +660,11 @@ def _resizer_controls(faces, found, networks):
         weights=_control('Dropdown', 'weights', options=[('fresh', ''), *zip(found, found)]), up=_control('Dropdown', 'up-scaler', options=['sr', 'bilinear', 'bicubic', *networks]),
         down=_control('Dropdown', 'downscaler', options=['ltr', 'bilinear', 'bicubic', 'none']), stretch=_control('Checkbox', 'stretch contrast'))
 
-# %% ../nbs/20_explore.ipynb #ec8d31e1
-def explore_loss(faces  # `Faces` with votes, for the prior; or (prior (K, K), vocab)
+# %% ../nbs/20_explore.ipynb #e18dd315
+def explore_loss(faces # `Faces` with votes, for the prior
                 )->Explorer:
     "α, γ and the label: what F-PDLS asks for, beside three other losses"
-    prior,vocab = faces if isinstance(faces, tuple) else (label_prior(faces.train),faces.vocab)
+    prior,vocab = label_prior(faces.train),faces.vocab
     def draw(ex, emotion, alpha, gamma): return loss_figure(prior, vocab, emotion, alpha, gamma)
     return Explorer(draw, dict(emotion=_control('Dropdown', 'label', options=list(vocab), value=vocab[-1]),
         alpha=_control('FloatSlider', 'α, label', value=.8, min=0, max=1, step=.05), gamma=_control('FloatSlider', 'γ, focus', value=2., min=0, max=5, step=.25)))
