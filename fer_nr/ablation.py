@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch, yaml
 from scipy.stats import binom
 from fastcore.basics import patch
-from fastcore.script import Param, call_parse
 from safetensors.torch import save_file
 from torch import nn
 
 from . import data as _data
 from .augment import augmentation
 from .backbone import fer_model
+from .commands import command
 from .data import face_dls, protocol
 from .evaluation import calibration, evaluate, holm, predict, temperature, wilson
 from .loss import FPDLS, PDLS, CompFPDLS, CrossEntropy, FocalLoss, SoftVoteCE, UniformSmoothing, label_prior, map_prior, released_prior
@@ -487,9 +487,9 @@ def summary(r:dict # a record
             mean_class_accuracy=m['mean_class_accuracy']['value'], macro_f1=m['macro_f1']['value'], ece=m['ece'], nll=m['nll'])
     return pd.DataFrame(rows).T.astype(dict(n=int))
 
-@call_parse
+@command
 def fer_nr_run(
-    params:Param('YAML files of parameters and name=value pairs, later ones win', str, nargs='+'),
+    params:list, # YAML files of parameters and name=value pairs, later ones win
     runs:str='runs', # folder of runs
     results:str='', # folder to publish the record in
     data_path:str='', # folder of the data set

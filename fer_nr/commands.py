@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['parser', 'command']
 
-# %% ../nbs/05b_commands.ipynb #b924505a
+# %% ../nbs/05b_commands.ipynb #87b293c9
 import argparse, sys
 from functools import wraps
 from inspect import Parameter
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 from fastcore.docments import docments
 
-# %% ../nbs/05b_commands.ipynb #821ac839
+# %% ../nbs/05b_commands.ipynb #f9bc7296
 def _argument(name, p):
     "Names and settings for `ArgumentParser.add_argument` from a parameter's docments"
     required = p.default is Parameter.empty
@@ -20,11 +21,12 @@ def _argument(name, p):
     d = dict(help=(p.docment or '').replace('%', '%%')+say)
     if p.anno is list: return [name], d|dict(nargs='+' if required else '*', **({} if required else dict(default=p.default)))
     if required: return [name], d|dict(type=p.anno)
-    flags = list(dict.fromkeys(['--'+name, '--'+name.replace('_','-')]))
-    return flags, d|dict(dest=name, default=p.default)|(dict(action='store_true') if p.anno is bool else dict(type=p.anno, metavar=p.anno.__name__))
+    flags,d = list(dict.fromkeys(['--'+name, '--'+name.replace('_','-')])), d|dict(dest=name, default=p.default)
+    if p.anno is bool: return flags, d|dict(action='store_true')
+    return flags, d|(dict(choices=get_args(p.anno)) if get_origin(p.anno) is Literal else dict(type=p.anno, metavar=p.anno.__name__))
 
-# %% ../nbs/05b_commands.ipynb #766e3036
-def parser(func # a function with annotated parameters and docments: `list`, `bool` (default False), or a type that a word can be given to
+# %% ../nbs/05b_commands.ipynb #fa77ba07
+def parser(func # a function with annotated parameters and docments: `list`, `bool` (default False), `Literal`, or a type that a word can be given to
           )->argparse.ArgumentParser:
     "The command line of `func`"
     p = argparse.ArgumentParser(func.__name__, description=func.__doc__, formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=110))
@@ -33,7 +35,7 @@ def parser(func # a function with annotated parameters and docments: `list`, `bo
         p.add_argument(*names, **settings)
     return p
 
-# %% ../nbs/05b_commands.ipynb #6c2a52bd
+# %% ../nbs/05b_commands.ipynb #5669fb5a
 def command(func # its name is the command's
            ):    # the same function, which reads the command line where it is called as a command
     "Decorator: `func` is also a command"

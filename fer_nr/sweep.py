@@ -13,13 +13,14 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
+from typing import Literal
 
 import pandas as pd, torch
-from fastcore.script import Param, call_parse
 from torch.utils.flop_counter import FlopCounterMode
 
 from .ablation import RunSpec, build_model, find_notebook, load_table, outcome, progress, progress_line, read_params, read_record, records, run, runs_of, spec_from, status, sweep, table
 from .ablation import _fail, _unknown
+from .commands import command
 from .training import device_name
 
 # %% ../nbs/06b_sweep.ipynb #885d43fb
@@ -218,9 +219,9 @@ def on_cluster(specs:list[RunSpec],     # what to run, in this order
     return {i:status(s, runs, results) for i,s in specs.items()}
 
 # %% ../nbs/06b_sweep.ipynb #1dbacb9b
-@call_parse
+@command
 def fer_nr_sweep(
-    tables:Param('tables (YAML files, or names of such in nbs/experiments/params) and name=value pairs that change every row', str, nargs='+'),
+    tables:list, # tables (YAML files, or names of such in nbs/experiments/params) and name=value pairs that change every row
     rows:str='', # only rows whose name contains this
     seeds:int=1, # seeds of each row: 0, 1, …
     limit:int=0, # runs to start at most; 0: all
@@ -266,7 +267,8 @@ def remarks(definition:dict, # as from `load_table`
     ran = runs_of(definition, recs)
     devices = {}
     for r in (r for o in ran.values() for r in o.values()): devices.setdefault(r['device'], []).append(r)
-    return [f"Paper: {definition['paper']}."]*('paper' in definition)+definition.get('notes', [])+differences(definition, ran)+[
+    paper = [f"Paper: {definition['paper']}."] if 'paper' in definition else []
+    return paper+definition.get('notes', [])+differences(definition, ran)+[
         f"Ran on {k}: {len(v)} runs, {sum(r['seconds'] for r in v)/3600:.1f} h of training." for k,v in devices.items()]
 
 # %% ../nbs/06b_sweep.ipynb #37323195
@@ -292,11 +294,11 @@ def print_table(definition:dict, # as from `load_table`
     return '\n'.join([definition['title'], '', c.set_index('row').rename_axis(None).to_string(), '', *(f'  {o}' for o in notes)])+'\n'
 
 # %% ../nbs/06b_sweep.ipynb #b898e3fd
-@call_parse
+@command
 def fer_nr_tables(
-    tables:Param('tables (YAML files, or names of such in nbs/experiments/params) and name=value pairs that change every row', str, nargs='*', opt=False)=('table1',),
+    tables:list=('table1',), # tables (YAML files, or names of such in nbs/experiments/params) and name=value pairs that change every row
     rows:str='', # only rows whose name contains this
-    format:Param('text, or md for Markdown', str, choices=['text','md'])='text',
+    format:Literal['text','md']='text', # md: Markdown
     runs:str='runs', # folder of runs
     results:str='results', # folder of published records
 ):
