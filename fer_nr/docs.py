@@ -169,7 +169,7 @@ def _patched(f): # a definition; the class that `@patch` puts it into, or None
     return getattr(on, 'id', None)
 
 def public_names(path # a module that nbdev wrote
-                )->list[Public]: # in the order of their definitions; a patched method as `Class.method`
+                )->list[Public]: # in the order of their definitions; a patched method as `Class.method`, if it says what it does
     "What a module exports, read from its text"
     body,found = ast.parse(Path(path).read_text(encoding='utf-8')).body, []
     wanted = next(ast.literal_eval(o.value) for o in body if isinstance(o, ast.Assign) and getattr(o.targets[0], 'id', '')=='__all__')
@@ -178,8 +178,10 @@ def public_names(path # a module that nbdev wrote
         if isinstance(o, ast.Assign):
             for t in o.targets:
                 if getattr(t, 'id', None) in wanted: found.append(Public(t.id, '', ast.unparse(o.value), o.lineno))
-        elif cls in wanted and o.name[0]!='_' or getattr(o, 'name', None) in wanted:
-            found.append(Public(f'{cls}.{o.name}' if cls else o.name, (ast.get_docstring(o) or '').partition('\n')[0], None, o.lineno))
+            continue
+        about = (ast.get_docstring(o) or '').partition('\n')[0] if hasattr(o, 'name') else ''
+        if cls in wanted and o.name[0]!='_' and about or getattr(o, 'name', None) in wanted:
+            found.append(Public(f'{cls}.{o.name}' if cls else o.name, about, None, o.lineno))
     return found
 
 # %% ../nbs/90_docs.ipynb #acbf7a17
@@ -201,7 +203,7 @@ def _module_part(nb): # path of a notebook that exports; Markdown, or None where
     names = public_names(cfg.lib_path/f'{module}.py')
     rows,constants = [_entry_row(module, o, source) for o in names if o.value is None], [_constant(module, o, source) for o in names if o.value is not None]
     head = f"## `{cfg.lib_name}.{module}`\n\n{p.nb.frontmatter_.get('description', '')}: [{p.nb.frontmatter_['title']}]({page_name(nb)}.ipynb)"
-    return '\n\n'.join([head, *(['| name | what it is | |\n|---|---|---|\n'+'\n'.join(rows)] if rows else []), *constants])
+    return '\n\n'.join([head, *(['| name | what it is | code |\n|---|---|---|\n'+'\n'.join(rows)] if rows else []), *constants])
 
 # %% ../nbs/90_docs.ipynb #89d70e5b
 def _commands(cfg): # Markdown: what `console_scripts` of settings.ini installs

@@ -3,7 +3,7 @@ import os
 from pathlib import Path
 import pytest
 
-GATE = {'test_notebooks.py': 0, 'test_site.py': 2} # notebooks first, the site and README last, everything else between
+GATE = {'test_notebooks.py': 0, 'test_site.py': 2, 'test_site_browser.py': 3} # notebooks first, the site and README last, everything else between
 
 def pytest_collection_modifyitems(items): items.sort(key=lambda o: GATE.get(o.path.name, 1))
 
@@ -14,6 +14,12 @@ def _folder(var, what, *holds):
     missing = [o for o in holds if not (p/o).exists()]
     if missing: pytest.fail(f'{var}={p} lacks {", ".join(missing)}: expected {what}', pytrace=False)
     return p
+
+@pytest.fixture(scope='session')
+def site(tmp_path_factory):
+    "Folder of the site, built once"
+    from fer_nr.docs import build_site
+    return build_site(tmp_path_factory.mktemp('site')/'html').parent
 
 @pytest.fixture(scope='session')
 def fer2013():

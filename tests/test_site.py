@@ -5,13 +5,10 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
-from fer_nr.docs import build_site, page_name, readme
+from fer_nr.docs import page_name, public_names, readme
 
 cfg = get_config()
 home = cfg.nbs_path/cfg.readme_nb
-
-@pytest.fixture(scope='module')
-def site(tmp_path_factory): return build_site(tmp_path_factory.mktemp('site')/'html').parent
 
 @pytest.fixture(scope='module')
 def pages(site): return {p: p.read_text('utf-8') for p in site.rglob('*.html')}
@@ -45,6 +42,26 @@ def test_anchors(site):
             page,anchor = address.split('#')
             if '._' in name or name.count('.') > 2: continue # private names and methods need no entry
             assert f'id="{anchor}"' in (site/page).read_text('utf-8'), f'{name}: {address}'
+
+def test_every_name(site):
+    "All that a module exports is on the API page: a function or class leads to its entry, a constant shows its value"
+    api = (site/'api.html').read_text('utf-8')
+    for m in cfg.lib_path.glob('[a-z]*.py'):
+        for o in public_names(m):
+            entry = re.sub(r'[_.]', '-', f'{m.stem}.{o.name}'.lower())
+            assert f'>{o.name}<' in api and (o.value is not None or f'href="{m.stem}.html#{entry}"' in api), f'{m.name}: {o.name} has no entry'
+
+def test_sections(site):
+    "Every notebook is in the navigation, under the heading of its folder"
+    nav = (site/'index.html').read_text('utf-8')
+    nav = nav[nav.index('bd-links'):nav.index('</nav>', nav.index('bd-links'))]
+    parts = re.split(r'<span class="caption-text">([^<]+)</span>', nav)
+    found = {caption: re.findall(r'href="([^"#]+)', part) for caption,part in zip(parts[1::2], parts[2::2])}
+    of = {'Library': '', 'Experiments': 'experiments/', 'How-to': 'howto/'}
+    assert list(found)==[*of, 'API'] and found['API']==['api.html']
+    for caption,folder in of.items():
+        want = {f'{folder}{page_name(nb)}.html' for nb in (cfg.nbs_path/folder).glob('*.ipynb')}-{'index.html'}
+        assert set(found[caption])==want and len(found[caption])==len(want), caption
 
 def test_readme():
     text,images = readme(home)
