@@ -6,7 +6,7 @@
 __all__ = ['RunSpec', 'spec_from', 'file_hash', 'weight_file', 'load_faces', 'build_loss', 'build_model', 'build_learner',
            'environment', 'make_record', 'claim', 'is_running', 'read_record', 'status', 'progress', 'progress_line',
            'find_notebook', 'run', 'records', 'load_table', 'paired', 'runs_of', 'table', 'read_params', 'summary',
-           'fer_nr_run', 'outcome', 'sweep']
+           'fer_nr_run', 'outcome', 'unpublished', 'sweep']
 
 # %% ../nbs/06_ablation.ipynb #2a6da273
 import difflib, fcntl, hashlib, itertools, json, math, os, platform, resource, subprocess, sys, threading, time, warnings
@@ -512,6 +512,19 @@ def outcome(r:dict # a record
     m = r['metrics']['test']['top1']
     return f"{100*m['value']:.2f} % of {r['metrics']['test']['n']:,} test images, after {r['seconds']/60:.1f} minutes"
 
+def unpublished(specs:list[RunSpec],        # runs
+                runs:Path|str='runs',       # folder of runs
+                results:Path|str='results'  # folder of published records
+               )->list[RunSpec]:
+    "Those that are still to be run, or whose record is still to be published"
+    return [s for s in specs if not (Path(results)/f'{s.id}.json').exists()]
+
+def _is_taken(path):
+    "Whether another process trains there, and not just one that is ending"
+    try: _await(path, lambda: not is_running(path), 5)
+    except RuntimeError: return True
+    return False
+
 def sweep(specs:list[RunSpec],     # what to run, in this order; what is named twice runs once
           runs:Path|str='runs',    # folder of runs
           results:Path|str='results', # folder of published records
@@ -521,9 +534,9 @@ def sweep(specs:list[RunSpec],     # what to run, in this order; what is named t
          )->dict[str,str]:         # id -> status afterwards
     "Run what is missing, one after the other; a run that fails is named and the others go on"
     specs = {s.id:s for s in specs}
-    todo = [s for i,s in specs.items() if status(s, runs, results)!='done' or not (Path(results)/f'{i}.json').exists() and (Path(runs)/i).exists()]
+    todo = unpublished(specs.values(), runs, results)
     for n,s in enumerate(todo, 1):
-        if status(s, runs, results)=='running' or (start and not start(s)): continue
+        if _is_taken(Path(runs)/s.id) or start and not start(s): continue
         name = f'run {n}/{len(todo)}, '
         try: print(f'{name}{s.id}: {outcome(run(s, runs, results, data_path, **dict(show=name)|kwargs))}', file=sys.stderr, flush=True)
         except (RuntimeError, ValueError, OSError) as e: print(f'fer_nr: {e}', file=sys.stderr, flush=True)

@@ -18,7 +18,7 @@ from typing import Literal
 import pandas as pd, torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from .ablation import RunSpec, build_model, find_notebook, load_table, outcome, progress, progress_line, read_params, read_record, records, run, runs_of, spec_from, status, sweep, table
+from .ablation import RunSpec, build_model, find_notebook, load_table, outcome, progress, progress_line, read_params, read_record, records, run, runs_of, spec_from, status, sweep, table, unpublished
 from .ablation import _fail, _unknown
 from .commands import command
 from .training import device_name
@@ -206,7 +206,7 @@ def on_cluster(specs:list[RunSpec],     # what to run, in this order
               )->dict[str,str]:         # id -> status afterwards
     "`sweep` on a cluster, one run at a time on each worker; a run whose worker dies continues on another. Raises `OSError` without scheduler or workers"
     specs,busy,seen,said = {s.id:s for s in specs},{},{},time.time()
-    todo = deque(enumerate([s for s in specs.values() if status(s, runs, results) not in ('done','running')], 1)); total = len(todo)
+    todo = deque(enumerate(unpublished(specs.values(), runs, results), 1)); total = len(todo)
     where = [str(Path(o).resolve()) if o else None for o in (runs, results, data_path)]
     with _connect(scheduler) as client:
         while todo or busy:

@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil, pytest, torch, yaml
 
 from fer_nr.ablation import RunSpec, is_running, load_table, records, run, runs_of, spec_from, table
-from fer_nr.sweep import differences, find_table, on_cluster, read_tables, specs_of
+from fer_nr.sweep import differences, fer_nr_sweep, find_table, on_cluster, read_tables, specs_of
 from fer_nr.training import load_state
 from test_runs import BIN, ROOT, TINY, command
 
@@ -58,10 +58,10 @@ def test_cluster_survives_a_dead_worker(cluster, tmp_path):
     r = next(r for r in recs if r['id']==killed['id'])
     assert 0<len(killed['history'])<12==len(r['history']) and r['history'][:len(killed['history'])]==killed['history'], 'continued, seconds and all'
 
-def test_ctrl_c_loses_nothing(tmp_path):
+def test_ctrl_c_loses_nothing(tmp_path, capsys):
     "Stopped in its first run: one line, nothing marked failed; the same command continues there, and stops where its limit is"
     rows = [dict(name=o, spec=dict(loss=o)) for o in ('ce','focal')]
-    (tmp_path/'own.yaml').write_text(yaml.safe_dump(dict(title='Own', base=SWIFT|dict(epochs=12), rows=rows)))
+    (tmp_path/'own.yaml').write_text(yaml.safe_dump(dict(title='Own', base=SWIFT|dict(epochs=8), rows=rows)))
     args = [tmp_path/'own.yaml', '--runs', tmp_path/'runs', '--results', tmp_path/'results', '--limit', '1']
     d = tmp_path/'runs'/specs_of(read_tables([str(tmp_path/'own.yaml')]))[0].id
     p = subprocess.Popen([BIN/'fer_nr_sweep', *args], cwd=ROOT, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -69,15 +69,16 @@ def test_ctrl_c_loses_nothing(tmp_path):
     p.send_signal(signal.SIGINT)
     out,err = p.communicate(timeout=60)
     assert p.returncode==1 and '2 missing' in out
-    assert err.splitlines()[-1]=='fer_nr: stopped; the same command continues' and 'Traceback' not in err and 'run 1/2, epoch 1/12' in err, err
+    assert err.splitlines()[-1]=='fer_nr: stopped; the same command continues' and 'Traceback' not in err and 'run 1/2, epoch 1/8' in err, err
     assert not (d/'failed.json').exists() and not list(tmp_path.glob('results/*'))
     r = command('fer_nr_sweep', *args)
     assert r.returncode==0 and '1 partial' in r.stdout and r.stdout.splitlines()[-1]=='1 done, 1 missing', r.stdout+r.stderr
     assert 'run 1/2' in r.stderr and 'run 2/2' not in r.stderr
     rec, = records(tmp_path/'results')
-    assert rec['history'][:len(before)]==before and len(rec['history'])==12
-    r = command('fer_nr_sweep', *args, '--dry_run', '--seeds', '2', 'bs=16')
-    assert '4 missing' in r.stdout and len(list((tmp_path/'runs').iterdir()))==1, 'only shown'
+    assert rec['history'][:len(before)]==before and len(rec['history'])==8
+    fer_nr_sweep([str(tmp_path/'own.yaml')], runs=tmp_path/'runs', results=tmp_path/'results', seeds=2, dry_run=True)
+    out = capsys.readouterr().out
+    assert '3 missing, 1 done' in out and len(list((tmp_path/'runs').iterdir()))==1, 'only shown'
 
 TWO = dict(data='synthetic', limit=300, arch='vit_tiny_patch16_224', arch_args=dict(embed_dim=32, depth=2, num_heads=2), img_size=64, head='linear', loss='fpdls',
     lr=2e-3, layer_decay=1., ema=.9, bf16=False, augment='none', epochs=8, bs=32) # no batch norm: torch synchronises it on GPUs only
