@@ -11,4 +11,4 @@ suppress_warnings = ['myst.header'] # headings made by `show_doc` are always lev
 html_context = dict(default_mode='auto') # or the theme reports an error to the console
 html_theme,html_title,html_show_sourcelink = 'sphinx_book_theme',cfg['title'],False
 html_theme_options = dict(repository_url=cfg['git_url'], use_repository_button=True, home_page_in_toc=True, navbar_persistent=[], show_toc_level=2, navigation_with_keys=False)
-html_static_path,html_css_files = ['_static'],['site.css']
+html_static_path,html_css_files,html_favicon = ['_static'],['site.css'],'_static/favicon.svg'
