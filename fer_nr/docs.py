@@ -55,11 +55,20 @@ def exported(sym # a function, class, method or property defined in a notebook
     return sym if o is None else o
 
 # %% ../nbs/90_docs.ipynb #4cfe7344
+def _inherits_init(cls): # from a library, whose documentation has the parameters?
+    owner = next(o for o in cls.__mro__ if '__init__' in vars(o)) if isinstance(cls, type) else object
+    return owner is not object and owner.__module__.partition('.')[0]!=get_config().lib_name
+
 class Entry(BasicMarkdownRenderer):
     "What `show_doc` prints on the site"
     def __init__(self, sym, **kwargs):
         super().__init__(exported(sym), **kwargs)
         self.fn = self.nm # nbdev finds the line of a name without its module
+    def _repr_markdown_(self):
+        text = super()._repr_markdown_()
+        if not _inherits_init(self.sym): return text
+        bases = ', '.join(o.__name__ for o in self.sym.__bases__ if o.__name__[0]!='_')
+        return re.sub(r'^```python.*?^```', f'```python\nclass {self.nm}({bases})\n```', text, count=1, flags=re.M|re.S)
 
 # %% ../nbs/90_docs.ipynb #d736da19
 def _line(cell): # the line of its definition in the module
@@ -124,9 +133,9 @@ def last_shown(states:dict, # widget id -> its saved state
     return list(s.get('outputs', [])) + [o for child in s.get('children', []) for o in last_shown(states, child.removeprefix('IPY_MODEL_'))]
 
 # %% ../nbs/90_docs.ipynb #3a495908
-def _mute(cell): # does it show an operator's method, such as `__iter__`, that says nothing of its own?
+def _mute(cell): # does it show a method that says nothing of its own, such as fastai's `before_fit`?
     name = re.search(r'show_doc\(([\w.]+)', cell.source)
-    return bool(name) and '.__' in name[1] and not getattr(_defined(name[1]), '__doc__', None)
+    return bool(name) and '.' in name[1] and not getattr(_defined(name[1]), '__doc__', None)
 
 class ToMyst(Processor):
     "nbdev's last processor: what it hands over for Quarto becomes what MyST-NB reads"
