@@ -18,8 +18,8 @@ demo: $(READY) ## Train Neural Resizer + a small Swin on synthetic faces, CPU, a
 test: $(READY) ## Run the whole gate: clean, exported, notebooks run, pytest, site, README
 	@$(PY) -m pytest $(ARGS)
 
-lab: $(READY) ## Open JupyterLab in nbs/
-	@cd nbs && $(PY) -m jupyterlab $(ARGS)
+lab: $(READY) ## Open JupyterLab in nbs/, at the notebook with the controls
+	@cd nbs && $(PY) -m jupyterlab 21_lab.ipynb $(ARGS)
 
 docs: $(READY) ## Build the site into _docs/
 	@$(PY) -c 'from fer_nr.docs import build_site; print(build_site())'
