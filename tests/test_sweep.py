@@ -83,8 +83,9 @@ def test_ctrl_c_loses_nothing(tmp_path, capsys):
 TWO = dict(data='synthetic', limit=300, arch='vit_tiny_patch16_224', arch_args=dict(embed_dim=32, depth=2, num_heads=2), img_size=64, head='linear', loss='fpdls',
     lr=2e-3, layer_decay=1., ema=.9, bf16=False, augment='none', epochs=12, bs=32) # no batch norm: torch synchronises it on GPUs only
 
-def test_two_processes_train_like_one(tmp_path):
+def test_two_processes_train_like_one(tmp_path, monkeypatch):
     "Same global batch, same order: weights within 1e-3 of one process's, metrics and predictions the same; also if it was killed in between, and its processes die with it"
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
     spec = RunSpec(**TWO)
     one = run(spec, tmp_path/'one', show=False)
     d = tmp_path/'two'/spec.id
