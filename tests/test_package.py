@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 cfg = get_config()
 root = cfg.config_path
-modules = sorted(p.stem for p in cfg.lib_path.glob('*.py') if p.stem not in ('__init__', '_modidx', 'docs')) # docs needs nbdev: the dev extra
+modules = sorted(p.stem for p in cfg.lib_path.glob('*.py') if p.stem not in ('__init__', '_modidx', 'docs', 'measures')) # docs and measures need nbdev: the dev extra
 
 def call(*cmd, **kwargs):
     env = {k: v for k,v in os.environ.items() if k!='PYTHONPATH'} | dict(PYTHONWARNINGS='ignore') | kwargs.pop('env', {})
