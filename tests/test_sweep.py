@@ -64,7 +64,8 @@ def test_ctrl_c_loses_nothing(tmp_path, capsys):
     (tmp_path/'own.yaml').write_text(yaml.safe_dump(dict(title='Own', base=SWIFT|dict(epochs=8), rows=rows)))
     args = [tmp_path/'own.yaml', '--runs', tmp_path/'runs', '--results', tmp_path/'results', '--limit', '1']
     d = tmp_path/'runs'/specs_of(read_tables([str(tmp_path/'own.yaml')]))[0].id
-    p = subprocess.Popen([BIN/'fer_nr_sweep', *args], cwd=ROOT, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    p = subprocess.Popen([BIN/'fer_nr_sweep', *args], cwd=ROOT, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # what runs in a shell's background ignores it
     before = until(lambda: history(d))
     p.send_signal(signal.SIGINT)
     out,err = p.communicate(timeout=120)
@@ -118,7 +119,7 @@ def test_tables_of_the_paper(name):
     "Each row has a spec or a published number, each baseline is a row, and rows of ViT-Ti differ in nothing but what their table is about"
     t = load_table(find_table(name))
     rows = [r for r in t['rows'] if r['spec'] and r['spec'].arch.startswith('vit_tiny')]
-    meant = dict(table4={'protocol'}, controls={'protocol','lr'}).get(name, set())
+    meant = dict(table4={'protocol'}, controls={'protocol','lr','resizer_lr'}).get(name, set())
     said = {o.split(':')[0].removeprefix('Rows differ in ') for o in differences(dict(rows=rows), {r['name']:True for r in rows})}
     assert rows and said==meant and {r['spec'].weights for r in rows}=={'vit_tiny_patch16_224.safetensors'}
 
