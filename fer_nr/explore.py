@@ -12,7 +12,6 @@ __all__ = ['ORDERS', 'disagreement', 'find_faces', 'faces_figure', 'run_folders'
 
 # %% ../nbs/20_explore.ipynb #76d9c009
 import html, io, math, threading
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,14 +22,14 @@ from fastcore.basics import patch
 from safetensors.torch import load_file
 from scipy.special import rel_entr
 
-from .ablation import _correct, build_model, read_record, records, spec_from, weight_file
-from .backbone import _misfit, fer_model
+from .ablation import _correct, read_record, records, weight_file
+from .backbone import fer_model
 from .data import vote_entropy
 from .evaluation import mcnemar, plot_confusion, predict, reliability
 from .loss import FPDLS, PDLS, CrossEntropy, UniformSmoothing, label_prior
 from .resizer import FrozenUpscale, NeuralResizer
+from .studies import _run_model
 from .synthetic import EXPRESSIONS, draw_faces
-from .training import load_state
 
 # %% ../nbs/20_explore.ipynb #79d58056
 def disagreement(faces,          # a `FaceSet`, K classes
@@ -125,10 +124,7 @@ def load_run(folder, # of a run
     r,f = read_record(Path(folder)/'record.json'),Path(folder)/'best.safetensors'
     if tuple(r['data']['vocab'])!=tuple(faces.vocab): raise ValueError(f"{r['id']} knows the classes {', '.join(r['data']['vocab'])}: expected those of these faces, {', '.join(faces.vocab)}")
     if not f.is_file(): raise FileNotFoundError(f'{f} is not there: only the record of this run was kept, its weights were not')
-    model,(sd,_) = build_model(replace(spec_from(r['spec']), weights=''), faces),load_state(f)
-    if why := _misfit(model.state_dict(), sd): raise ValueError(f'{f} does not fit its own record: {why}')
-    model.load_state_dict(sd)
-    return model.eval()
+    return _run_model(r, folder, faces)
 
 # %% ../nbs/20_explore.ipynb #7e0fb863
 def spectrum(image           # (C, S, S) floats

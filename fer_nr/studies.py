@@ -16,6 +16,7 @@ from fastai.callback.core import Callback
 from torch import nn
 
 from .ablation import RunSpec, _digits, build_learner, build_model, claim, environment, load_faces, read_record, spec_from
+from .backbone import _misfit
 from .evaluation import authors_accuracy, predict
 from .robustness import KINDS, robustness
 from .training import averaged, load_state, write_json
@@ -124,6 +125,14 @@ def selection_steps(trace:dict,     # as from `trace_run`
     return pd.DataFrame([dict(evaluation=k, accuracy=100*v, epoch=int(ep), sd=100*sd, difference=100*(v-a.test[e])) for k,(v,ep,sd) in rows.items()]).set_index('evaluation')
 
 # %% ../nbs/06a_studies.ipynb #0caa4eba
+def _run_model(record, path, faces):
+    "The model of a run in folder `path` with its best weights; raises `ValueError` for weights that do not fit the record"
+    f = Path(path)/'best.safetensors'
+    model,(sd,_) = build_model(replace(spec_from(record['spec']), weights=''), faces),load_state(f)
+    if why := _misfit(model.state_dict(), sd): raise ValueError(f'{f} does not fit its own record: {why}')
+    model.load_state_dict(sd)
+    return model.eval()
+
 def load_run(path,          # folder of a finished run
              data_path=None # folder of the data set; None: FER_NR_DATA, or a folder named like it
             )->tuple:       # its record, its `Faces`, its model with the best weights
@@ -132,11 +141,8 @@ def load_run(path,          # folder of a finished run
     for f in ('record.json','best.safetensors'):
         if not (path/f).is_file(): raise FileNotFoundError(f'{path/f} is not there: expected the folder of a finished run')
     r = read_record(path/'record.json')
-    spec = replace(spec_from(r['spec']), weights='')
-    faces = load_faces(spec, data_path)
-    model = build_model(spec, faces)
-    model.load_state_dict(load_state(path/'best.safetensors')[0])
-    return r, faces, model.eval()
+    faces = load_faces(replace(spec_from(r['spec']), weights=''), data_path)
+    return r, faces, _run_model(r, path, faces)
 
 # %% ../nbs/06a_studies.ipynb #0c7b524d
 def robustness_run(path,                         # folder of a finished run
