@@ -9,7 +9,7 @@ __all__ = ['RunSpec', 'spec_from', 'file_hash', 'weight_file', 'load_faces', 'bu
            'fer_nr_run', 'outcome', 'unpublished', 'sweep']
 
 # %% ../nbs/06_ablation.ipynb #2a6da273
-import difflib, fcntl, hashlib, itertools, json, math, os, platform, resource, subprocess, sys, threading, time, warnings
+import difflib, fcntl, hashlib, itertools, json, os, platform, resource, subprocess, sys, threading, time, warnings
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from importlib.metadata import version

@@ -7,9 +7,9 @@ __all__ = ['find_table', 'read_tables', 'specs_of', 'gflop', 'experience', 'esti
            'on_cluster', 'fer_nr_sweep', 'differences', 'remarks', 'print_table', 'fer_nr_tables']
 
 # %% ../nbs/06b_sweep.ipynb #170ab3d4
-import json, math, sys, time, warnings
+import json, math, sys, time
 from collections import deque
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -176,7 +176,7 @@ def _connect(scheduler):
     from distributed import Client
     kw = dict(scheduler_file=scheduler) if Path(scheduler).is_file() else dict(address=scheduler)
     try: client = Client(**kw, timeout=10)
-    except (OSError, ValueError) as e: raise OSError(f'no scheduler answers at {scheduler}: expected an address like tcp://host:8786, or the file of `dask scheduler --scheduler-file`') from None
+    except (OSError, ValueError): raise OSError(f'no scheduler answers at {scheduler}: expected an address like tcp://host:8786, or the file of `dask scheduler --scheduler-file`') from None
     try: client.wait_for_workers(1, timeout=30)
     except TimeoutError: client.close(); raise OSError(f'the cluster at {scheduler} has no worker: start one with `dask worker {scheduler} --nthreads 1`') from None
     wide = [f'{a} has {n} threads' for a,n in client.nthreads().items() if n>1]

@@ -9,7 +9,7 @@ __all__ = ['recipes', 'Recipe', 'get_recipe', 'lr_schedule', 'LayerAdamW', 'Laye
            'BatchMeanTop1', 'AugmentedEvaluation', 'FerLearner', 'fer_learner', 'throughput']
 
 # %% ../nbs/04_training.ipynb #74e2aba3
-import json, math, os, platform, time
+import json, os, platform, time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
