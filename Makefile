@@ -12,7 +12,7 @@ help: ## List the targets
 setup: $(READY) ## Create .venv and install everything, pinned (the other targets do it by themselves)
 	@echo 'Ready: .venv ('$$($(PY) -V)')'
 
-demo: $(READY) ## Train Neural Resizer + a small Swin on synthetic faces, CPU, about 3 minutes
+demo: $(READY) ## Train Neural Resizer + a small Swin on synthetic faces, CPU, about 2 minutes
 	@$(VENV)/bin/fer_nr_run nbs/experiments/params/demo.yaml $(ARGS)
 
 test: $(READY) ## Run the whole gate: clean, exported, notebooks run, pytest, site, README

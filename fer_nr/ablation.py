@@ -64,7 +64,7 @@ class RunSpec:
     label_noise: float = 0. # share of the training labels replaced by another class, 0 to 1 (seeded)
     arch: str = 'vit_tiny_patch16_224' # timm's name of the backbone
     arch_args: dict = field(default_factory=dict) # further arguments of timm.create_model
-    weights: str = '' # ''  from scratch; 'hub': timm's hub; or a weight file
+    weights: str = '' # '': from scratch; 'hub': timm's hub; or a weight file
     img_size: int = 224 # pixels that the backbone sees
     up: str = 'bilinear' # bilinear, bicubic, sr, conv (control), images, or a weight file of a super-resolution network (frozen)
     up_size: int = 384 # pixels after the up-scaling (where down is 'none', img_size)
@@ -152,7 +152,7 @@ def id(self:RunSpec)->str:
 # %% ../nbs/06_ablation.ipynb #1e2a5a77
 def load_faces(spec:RunSpec,               # the run
                path:Path|str|None=None     # folder of the data set; None: for FERPlus the environment's FER_NR_DATA, else the folder named like it
-              ):                           # `Faces`
+              )->_data.Faces:              # under its protocol
     "The faces of a run under its protocol, limited and with wrong training labels if it says so"
     if spec.data=='synthetic': faces = _data.synthetic(n=spec.limit or 4000, seed=0)
     else:
@@ -306,7 +306,8 @@ def progress(path:Path|str # a run's folder
     try: return json.loads((Path(path)/'progress.json').read_text())
     except (OSError, ValueError): return None
 
-def progress_line(p:dict)->str: # of `progress`
+def progress_line(p:dict # of `progress`
+                 )->str:
     "A report in words"
     left = '' if p['seconds_left'] is None else f", {p['seconds_left']//60}:{p['seconds_left']%60:02} left"
     return f"epoch {p['epoch']}/{p['epochs']}, batch {p['batch']}/{p['batches']}, loss {p['loss']:.3f}, {p['images_per_s']:.0f} images/s{left}"

@@ -66,11 +66,12 @@ def show_faces(images, # uint8 or float in [0, 1] (N, C, H, W), at most 64 are d
     import matplotlib.pyplot as plt
     x = torch.as_tensor(images)[:64].cpu()
     n = math.ceil(len(x)/ncols)
-    fig,axs = plt.subplots(n, ncols, figsize=(ncols*size, n*(size+.17*(titles is not None))), squeeze=False, layout='constrained')
+    lines = 1+max(str(t).count('\n') for t in titles) if titles is not None else 0
+    fig,axs = plt.subplots(n, ncols, figsize=(ncols*size, n*(size+.14*lines)), squeeze=False, layout='constrained')
     for ax in axs.flat: ax.axis('off')
     for i,(ax,im) in enumerate(zip(axs.flat, x)):
         ax.imshow(im.permute(1,2,0).expand(-1,-1,3))
-        if titles is not None: ax.set_title(titles[i], fontsize=6.5, pad=2)
+        if titles is not None: ax.set_title(titles[i], fontsize=7, pad=2)
     plt.close(fig)
     return fig
 
@@ -623,7 +624,7 @@ def protocol(faces, # `Faces` as loaded
              name='clean', # clean | literature | poster | authors | dedup
              dedup=False, # also remove training images that are copies of evaluated ones
             )->Faces: # `.train` to fit, `.valid` to select on (None: nothing), `.test` to report
-    "Which images for what; the table above"
+    "Which images a protocol trains on, selects on and reports"
     f = faces
     if name in ('literature','poster') and f.valid is None: raise ValueError(f'{f.name} has no valid split, protocol {name!r} needs one; expected valid > 0 when loading')
     if name=='literature': f = replace(f, train=_cat(f.train, f.valid), valid=None)

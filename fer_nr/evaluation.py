@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['predict', 'wilson', 'confusion_matrix', 'plot_confusion', 'class_scores', 'bootstrap', 'reliability_bins', 'ece',
-           'calibration', 'temperature', 'reliability', 'evaluate', 'mcnemar', 'holm', 'authors_accuracy']
+           'calibration', 'temperature', 'reliability', 'evaluate', 'mcnemar', 'holm', 'p_text', 'authors_accuracy']
 
 # %% ../nbs/05_evaluation.ipynb #fda4d46e
 import numpy as np, torch
@@ -239,6 +239,12 @@ def holm(pvalues,        # p-values of a family of tests, in [0, 1]
     order, out = p.argsort(), np.empty(len(p))
     out[order] = np.maximum.accumulate(p[order]*np.arange(len(p), 0, -1)).clip(max=1)
     return out
+
+def p_text(p:float,      # a p-value
+           equals:str='' # stands in front of it unless it is too small to be printed
+          )->str:
+    "A p-value in print: two digits, or that it is below .001"
+    return '< .001' if p<.001 else f'{equals}{p:.2g}'
 
 # %% ../nbs/05_evaluation.ipynb #32a62481
 def authors_accuracy(correct,   # (N,) bool, in the order of the batches

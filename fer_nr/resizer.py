@@ -366,7 +366,7 @@ def resizer_figure(x:torch.Tensor,    # (B, 1 or 3, H, W) faces in [0, 1], one r
     diff = (out-base).abs().mean(1, keepdim=True)                # over channels
     fig,axs = plt.subplots(len(x), 3, figsize=(5.4, 1.8*len(x)+.2), squeeze=False, layout='constrained')
     for row,images in zip(axs, zip(base, out, diff)):
-        for ax,im in zip(row, images): ax.axis('off'); ax.imshow(im.clamp(0, 1).permute(1,2,0).squeeze(), cmap='gray', vmin=0, vmax=max(im.max(), 1e-6) if len(im)==1 else 1)
+        for ax,im in zip(row, images): ax.axis('off'); ax.imshow((im.clamp(0, 1) if len(im)==3 else im).permute(1,2,0).squeeze(), cmap='gray', vmin=0, vmax=max(im.max(), 1e-6) if len(im)==1 else 1)
         row[2].text(.98, .02, f'white: {images[2].max():.2f}', transform=row[2].transAxes, ha='right', color='white', fontsize=8)
     for ax,t in zip(axs[0], (f'bilinear, {resizer.size} px', 'resizer', '|difference|')): ax.set_title(t, fontsize=9)
     plt.close(fig)

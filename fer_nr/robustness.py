@@ -68,7 +68,7 @@ def rotate(images,        # uint8 (N, C, H, W)
 
 def noise(images,      # uint8 (N, C, H, W)
           sigma:float, # standard deviation, for white 1
-          seed:int=0
+          seed:int=0   # of the noise
          )->torch.Tensor: # uint8 (N, C, H, W)
     "Gaussian noise on every pixel"
     z = [np.random.default_rng(int.from_bytes(_digest(o, seed, 16))).standard_normal(o.shape, np.float32) for o in images.numpy()]

@@ -7,7 +7,7 @@ __all__ = ['find_table', 'read_tables', 'specs_of', 'gflop', 'experience', 'esti
            'on_cluster', 'fer_nr_sweep', 'differences', 'remarks', 'print_table', 'fer_nr_tables']
 
 # %% ../nbs/06b_sweep.ipynb #170ab3d4
-import json, math, sys, time
+import json, math, sys, textwrap, time
 from collections import deque
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -149,7 +149,7 @@ def starter(look,                      # called before each run: what `experienc
             results:Path|str='results', # folder of published records
             limit:int=0,               # runs to start at most; 0: all
             budget:float=0,            # minutes from now; 0: no end
-            out=sys.stderr             # where it says what it decides
+            out=None                   # where it says what it decides; None: stderr
            ):                          # spec -> whether to start it, for `sweep`
     "Whether a run may start: not beyond `limit`, and not if it would end after the budget"
     began,started = time.time(),[]
@@ -159,9 +159,9 @@ def starter(look,                      # called before each run: what `experienc
         left = 60*budget-(time.time()-began)
         if limit and len(started)>=limit: return False
         if budget and (left<=0 or (seconds or 0)>left):
-            print(f'not started, needs {_clock(seconds, rough)} and {_clock(max(left, 0))} is left: {spec.id}', file=out, flush=True); return False
+            print(f'not started, needs {_clock(seconds, rough)} and {_clock(max(left, 0))} is left: {spec.id}', file=out or sys.stderr, flush=True); return False
         started.append(spec.id)
-        print(f'{spec.id}, about {_clock(seconds, rough)}', file=out, flush=True)
+        print(f'{spec.id}, about {_clock(seconds, rough)}', file=out or sys.stderr, flush=True)
         return True
     return start
 
@@ -260,6 +260,8 @@ def differences(definition:dict, # as from `load_table`
         lines.append(f'Rows differ in {k}: '+'; '.join(f"{v or 'none'} ({', '.join(o)})" for v,o in groups[:-1])+f'; {groups[-1][0] or "none"} (all others).')
     return lines
 
+def _hours(recs): return f'{h:.1f} h' if (h := sum(r['seconds'] for r in recs)/3600)>=.1 else f'{60*h:.1f} min'
+
 def remarks(definition:dict, # as from `load_table`
             recs:list[dict]  # records
            )->list[str]:
@@ -269,7 +271,7 @@ def remarks(definition:dict, # as from `load_table`
     for r in (r for o in ran.values() for r in o.values()): devices.setdefault(r['device'], []).append(r)
     paper = [f"Paper: {definition['paper']}."] if 'paper' in definition else []
     return paper+definition.get('notes', [])+differences(definition, ran)+[
-        f"Ran on {k}: {len(v)} runs, {sum(r['seconds'] for r in v)/3600:.1f} h of training." for k,v in devices.items()]
+        f"Ran on {k}: {len(v)} runs, {_hours(v)} of training." for k,v in devices.items()]
 
 # %% ../nbs/06b_sweep.ipynb #37323195
 def _cells(t):
@@ -291,7 +293,7 @@ def print_table(definition:dict, # as from `load_table`
     if format=='md':
         rows = [' | '.join(map(str, r)) for r in [c.columns, ['---']*len(c.columns), *c.itertuples(index=False)]]
         return '\n'.join([f"### {definition['title']}", '', *(f'| {r} |' for r in rows), '', *(f'- {o}' for o in notes)])+'\n'
-    return '\n'.join([definition['title'], '', c.set_index('row').rename_axis(None).to_string(), '', *(f'  {o}' for o in notes)])+'\n'
+    return '\n'.join([definition['title'], '', c.set_index('row').rename_axis(None).to_string(), '', *(textwrap.fill(o, 96, initial_indent='  ', subsequent_indent='    ') for o in notes)])+'\n'
 
 # %% ../nbs/06b_sweep.ipynb #b898e3fd
 @command

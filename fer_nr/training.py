@@ -315,7 +315,8 @@ def device_name(device:torch.device|str='cpu')->str:
     if torch.device(device).type=='cuda': return torch.cuda.get_device_name(device)
     cpuinfo = Path('/proc/cpuinfo').read_text().splitlines() if Path('/proc/cpuinfo').exists() else []
     cpu = next((l.split(':')[1].strip() for l in cpuinfo if l.startswith('model name')), platform.processor())
-    return f'{cpu}, {torch.get_num_threads()} threads'
+    n = torch.get_num_threads()
+    return f'{cpu}, {n} thread{"s"*(n>1)}'
 
 class Progress(Callback):
     "Prints a line per epoch and writes `progress.json` (epoch, batch, loss, images/s, seconds left, device) about once a second"

@@ -132,6 +132,7 @@ def test_error_is_one_line(cell):
     assert not c.picture.is_visible()
     c.control('order').select_option('votes agree')
     c.picture.wait_for()
+    assert 'order: votes agree' in c.picture.get_attribute('title') # what a screen reader says of it
     assert c.error().count()==0
 
 def test_resizer_and_upload(cell, tmp_path):

@@ -27,7 +27,9 @@ def test_clean(nb):
 def test_house_rules(nb):
     "Short cells, imports alone in theirs (the site executes them), no saved error, no path of anybody's machine"
     wrong = [f'path of one machine: {p}' for p in re.findall(r'[^\w.](/(?:home|Users|root|work|mnt)/\w[^\s"\\]*)', nb.read_text('utf-8'))]
-    for c in NBProcessor(nb).nb.cells:
+    cells = NBProcessor(nb).nb.cells
+    if not re.fullmatch(r'# .+(\n\n> .+)?', cells[0].source): wrong.append('first cell: expected a title and a line after >; the site shows no more of it')
+    for c in cells:
         if c.cell_type!='code': continue
         kinds = {isinstance(o, (ast.Import, ast.ImportFrom)) for o in (c.parsed_() or [])}
         if c.source.count('\n') >= 40: wrong.append(f'cell {c.id}: over 40 lines')

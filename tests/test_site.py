@@ -51,6 +51,11 @@ def test_every_name(site):
             entry = re.sub(r'[_.]', '-', f'{m.stem}.{o.name}'.lower())
             assert f'>{o.name}<' in api and (o.value is not None or f'href="{m.stem}.html#{entry}"' in api), f'{m.name}: {o.name} has no entry'
 
+def test_one_meaning():
+    "No two modules export the same name: a link from a backticked name knows only one"
+    names = [o.name for m in cfg.lib_path.glob('[a-z]*.py') for o in public_names(m)]
+    assert not {o for o in names if names.count(o)>1}
+
 def test_sections(site):
     "Every notebook is in the navigation, under the heading of its folder"
     nav = (site/'index.html').read_text('utf-8')
