@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Public', 'cell_options', 'exported', 'Entry', 'in_order', 'page_name', 'to_myst', 'resolve', 'last_shown',
-           'align_words', 'ToMyst', 'public_names', 'api_page', 'build_site', 'readme', 'write_readme', 'execute',
+           'tidy_table', 'ToMyst', 'public_names', 'api_page', 'build_site', 'readme', 'write_readme', 'execute',
            'refresh']
 
 # %% ../nbs/90_docs.ipynb #0364f926
-import ast, os, re, shutil, subprocess, sys, tempfile, textwrap
+import ast, html, os, re, shutil, subprocess, sys, tempfile, textwrap
 from base64 import b64decode
 from collections import namedtuple
 from importlib import import_module
@@ -145,17 +145,32 @@ def last_shown(states:dict, # widget id -> its saved state
 
 # %% ../nbs/90_docs.ipynb #6ab4776b
 _number = re.compile(r'[-−+±~≈<>]?\s*[\d.(\[]|[-–—]?$|(?i:nan|none|inf|n/?a)$')
+_cell,_row = re.compile(r'<t[dh]\b.*?</t[dh]>', re.S),re.compile(r'<tr.*?</tr>', re.S)
 
-def align_words(html:str # a table as pandas writes it, or something else
-               )->str: # the same, with class `words` on the cells of columns that hold words
-    "Mark the columns that are to be read from the left"
-    html = html.replace('<table id="T_', '<table class="dataframe" id="T_') # a styled one
-    rows = [re.findall(r'<td[^>]*>(.*?)</td>', r, re.S)[::-1] for r in re.findall(r'<tr.*?</tr>', html, re.S)]
-    words = {i for r in rows for i,s in enumerate(r) if not _number.match(re.sub('<.*?>', '', s).strip())}
+def _text(cell): return html.unescape(re.sub('<.*?>', '', cell)).strip()
+
+def _one_header(table):
+    "Without the second row of a header that only names the index"
+    rows = _row.findall(table.partition('</thead>')[0])
+    if len(rows)!=2: return table
+    upper,lower = map(_cell.findall, rows)
+    if len(upper)!=len(lower) or any(map(lambda a, b: _text(a) and _text(b), upper, lower)): return table
+    both = iter([b if _text(b) else a for a,b in zip(upper, lower)])
+    return table.replace(rows[1], '', 1).replace(rows[0], _cell.sub(lambda m: next(both), rows[0]), 1)
+
+def tidy_table(table:str # HTML of a table as pandas writes it, or of something else
+              )->str: # the same with one header row, and with class `words` on the cells of columns that hold words
+    "Make a table of pandas' easy to read"
+    table = table.replace('<table id="T_', '<table class="dataframe" id="T_') # a styled one
+    if 'class="dataframe' not in table: return table
+    table = _one_header(table)
+    rows = [re.findall(r'<td[^>]*>.*?</td>', r, re.S)[::-1] for r in _row.findall(table)]
+    words = {i for r in rows for i,s in enumerate(r) if not _number.match(_text(s))}
+    def marked(cell): return cell.replace('class="', 'class="words ', 1) if 'class="' in cell.partition('>')[0] else re.sub(r'^<t[dh]', r'\g<0> class="words"', cell)
     def mark(m):
         cells = re.split(r'(?=<t[dh]\b)', m[0])
-        return ''.join((o.replace('class="', 'class="words ', 1) if 'class="' in o.partition('>')[0] else re.sub(r'^<t[dh]', r'\g<0> class="words"', o)) if len(cells)-1-i in words else o for i,o in enumerate(cells))
-    return re.sub(r'<tr.*?</tr>', mark, html, flags=re.S) if words and 'class="dataframe' in html else html
+        return ''.join(marked(o) if len(cells)-1-i in words else o for i,o in enumerate(cells))
+    return _row.sub(mark, table)
 
 # %% ../nbs/90_docs.ipynb #3a495908
 def _mute(cell): # does it show a method that says nothing of its own, such as fastai's `before_fit`?
@@ -201,7 +216,7 @@ def code(self:ToMyst, cell):
         return dict2obj(last_shown(self.states, id), list_func=list) if id else [o]
     cell.outputs = [s for o in cell.get('outputs', []) for s in shown(o)]
     for o in cell.outputs:
-        if 'text/html' in o.get('data', {}): o['data']['text/html'] = align_words(''.join(o['data']['text/html']))
+        if 'text/html' in o.get('data', {}): o['data']['text/html'] = tidy_table(''.join(o['data']['text/html']))
 
 # %% ../nbs/90_docs.ipynb #f4f04a1a
 Public = namedtuple('Public', 'name about value line') # `value`: a constant's expression, or None; `line`: where it is defined
