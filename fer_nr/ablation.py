@@ -40,6 +40,7 @@ def _unknown(kind, value, known):
     near = difflib.get_close_matches(str(value), known, 1)
     return f"{kind} {value!r} is unknown: expected one of {', '.join(known)}"+(f' (did you mean {near[0]!r}?)' if near else '')
 
+# %% ../nbs/06_ablation.ipynb #82beb207
 def _check_spec(self):
     "Refuse a `RunSpec` with a value that no run knows"
     for k,known in _choices.items():
@@ -120,6 +121,7 @@ def weight_files(self:RunSpec)->list[str]:
     "The fields that name a weight file"
     return [k for k,words in dict(weights=('','hub'), up=('bilinear','bicubic','sr','conv','images')).items() if getattr(self,k) not in words]
 
+# %% ../nbs/06_ablation.ipynb #93dea8e6
 def weight_file(path:Path|str,  # a file, or the name of one in the folder that the environment's FER_NR_WEIGHTS names
                 what:str        # what it is for, for the error
                )->Path:
@@ -130,6 +132,7 @@ def weight_file(path:Path|str,  # a file, or the name of one in the folder that 
 
 _later = dict(label_noise=0., resizer_lr=1.) # fields that are younger than the first records, left out at this value: the ids of older runs stay
 
+# %% ../nbs/06_ablation.ipynb #b61160a0
 @patch
 def canonical(self:RunSpec,
               files:str='hash' # weight files stand as the hash of their content, or with 'name' as their name
@@ -141,6 +144,7 @@ def canonical(self:RunSpec,
     for k in self.weight_files(): d[k] = Path(d[k]).name if files=='name' else file_hash(weight_file(d[k], k))[:16]
     return {k:v for k,v in sorted(d.items()) if not drop.get(k)}
 
+# %% ../nbs/06_ablation.ipynb #c7e55160
 @patch(as_prop=True)
 def id(self:RunSpec)->str:
     "Name of the run: data, backbone, resizer, loss, seed, and 8 hex digits of the hash of `canonical()`"
@@ -165,6 +169,7 @@ def load_faces(spec:RunSpec,               # the run
         faces = replace(faces, train=faces.train[idx])
     return replace(faces, train=label_noise(faces.train, spec.label_noise, spec.seed)) if spec.label_noise else faces
 
+# %% ../nbs/06_ablation.ipynb #73c12e7e
 def build_loss(spec:RunSpec,              # the run
                faces,                     # its `Faces`, for the prior
                path:Path|str|None=None    # the folder with `fer2013new.csv`, for the released prior
@@ -190,6 +195,7 @@ def build_model(spec:RunSpec, # the run
     kw = dict(pretrained=spec.weights=='hub', weights=weight_file(spec.weights, 'weights') if 'weights' in spec.weight_files() else None)
     return fer_model(spec.arch, r, len(faces.vocab), head=spec.head, drop_path=spec.drop_path, augment=augmentation(spec.recipe_of().augment), **kw, **spec.arch_args)
 
+# %% ../nbs/06_ablation.ipynb #345046e9
 def build_learner(spec:RunSpec,            # the run
                   faces,                   # its `Faces`
                   path:Path|str|None=None, # the run's folder, for checkpoints; None: none are kept
@@ -255,6 +261,7 @@ def _await(path, is_free, wait):
         if time.time()>end: raise RuntimeError(f'{path.name} is being trained by another process: wait for it, or stop it')
         time.sleep(.5)
 
+# %% ../nbs/06_ablation.ipynb #c13e8226
 def claim(path:Path|str,     # the run's folder
           wait:float=20      # seconds to wait for a process that is ending
          )->Path:
@@ -266,6 +273,7 @@ def claim(path:Path|str,     # the run's folder
     _locks[path] = f
     return path
 
+# %% ../nbs/06_ablation.ipynb #aa653747
 def _locked(f, how):
     "Lock an open file, if nobody else has"
     try: fcntl.flock(f, how|fcntl.LOCK_NB)
@@ -288,6 +296,7 @@ def read_record(path:Path|str # a record's file
     if lacks: raise ValueError(f"{path} is not a record: it lacks {', '.join(lacks)}")
     return r
 
+# %% ../nbs/06_ablation.ipynb #1a9cf2c9
 def status(spec:RunSpec,           # the run
            runs:Path|str='runs',   # folder of runs
            results:Path|str='results' # folder of published records
@@ -306,12 +315,14 @@ def progress(path:Path|str # a run's folder
     try: return json.loads((Path(path)/'progress.json').read_text())
     except (OSError, ValueError): return None
 
+# %% ../nbs/06_ablation.ipynb #336936fe
 def progress_line(p:dict # of `progress`
                  )->str:
     "A report in words"
     left = '' if p['seconds_left'] is None else f", {p['seconds_left']//60}:{p['seconds_left']%60:02} left"
     return f"epoch {p['epoch']}/{p['epochs']}, batch {p['batch']}/{p['batches']}, loss {p['loss']:.3f}, {p['images_per_s']:.0f} images/s{left}"
 
+# %% ../nbs/06_ablation.ipynb #98dfde56
 def _watch(path, stop, label='', out=sys.stderr, every=30):
     "Show a run's progress until `stop` is set, `label` in front"
     seen,said,began,tty = None,0,time.time(),out.isatty()
@@ -331,6 +342,7 @@ def find_notebook(path:Path|str|None=None)->Path:
         if p.is_file(): return p.resolve()
     raise FileNotFoundError(f"{path or 'nbs/experiments/train.ipynb'} is not there: run in a checkout of fer_nr, or name the notebook")
 
+# %% ../nbs/06_ablation.ipynb #5c539919
 def run(spec:RunSpec,                   # what to run
         runs:Path|str='runs',           # folder of runs
         results:Path|str|None=None,     # folder to publish the record in; None: nowhere
@@ -384,6 +396,7 @@ def _grid(row):
     tags = [', '.join(f'{k} {v:g}' if isinstance(v, float) else f'{k} {v}' for k,v in c.items()) for c in combos]
     return [{k:v for k,v in row.items() if k!='grid'}|dict(name=f"{row['name']}, {t}", spec=row.get('spec', {})|c, tag=t) for c,t in zip(combos, tags)]
 
+# %% ../nbs/06_ablation.ipynb #07820642
 def _row(row, base, names, change):
     "A row with its `RunSpec` (None: a published number) and the full name of its baseline"
     if not isinstance(row.get('spec', {}), dict): raise ValueError(f"row {row['name']!r}: spec is {row['spec']!r}: expected a mapping of fields")
@@ -393,6 +406,7 @@ def _row(row, base, names, change):
     if b is not None and b not in names: raise ValueError(f"baseline of row {row['name']!r}: "+_unknown('row', b, names))
     return {k:v for k,v in row.items() if k!='tag'}|dict(spec=spec)|({} if b is None else dict(baseline=b))
 
+# %% ../nbs/06_ablation.ipynb #f69dce2c
 def load_table(path:Path|str, # YAML: title, base, rows (name, spec, grid, paper, baseline), notes
                change:dict|None=None # fields to change in every row
               )->dict:
@@ -441,6 +455,7 @@ def runs_of(definition:dict, # as from `load_table`
         found.setdefault(keys[raw], {})[r['spec']['seed']] = r
     return {row['name']:dict(sorted(found.get(_row_key(row['spec']), {}).items())) if row['spec'] else {} for row in definition['rows']}
 
+# %% ../nbs/06_ablation.ipynb #cddde05e
 def table(definition:dict,        # as from `load_table`
           recs:list[dict]|None=None, # records; None: all of `records()`
           on:str='test'           # evaluation set
@@ -475,6 +490,7 @@ def read_params(args:list[str] # YAML files and name=value pairs; later ones win
             d |= new
     return d
 
+# %% ../nbs/06_ablation.ipynb #2fd9edb1
 def _fail(e): print(f'fer_nr: {e}', file=sys.stderr); raise SystemExit(1)
 
 # %% ../nbs/06_ablation.ipynb #0544ba84
@@ -488,6 +504,7 @@ def summary(r:dict # a record
             mean_class_accuracy=m['mean_class_accuracy']['value'], macro_f1=m['macro_f1']['value'], ece=m['ece'], nll=m['nll'])
     return pd.DataFrame(rows).T.astype(dict(n=int))
 
+# %% ../nbs/06_ablation.ipynb #b997db2f
 @command
 def fer_nr_run(
     params:list, # YAML files of parameters and name=value pairs, later ones win
@@ -513,6 +530,7 @@ def outcome(r:dict # a record
     m = r['metrics']['test']['top1']
     return f"{100*m['value']:.2f} % of {r['metrics']['test']['n']:,} test images, after {r['seconds']/60:.1f} minutes"
 
+# %% ../nbs/06_ablation.ipynb #fa16a224
 def unpublished(specs:list[RunSpec],        # runs
                 runs:Path|str='runs',       # folder of runs
                 results:Path|str='results'  # folder of published records
@@ -520,12 +538,14 @@ def unpublished(specs:list[RunSpec],        # runs
     "Those that are still to be run, or whose record is still to be published"
     return [s for s in specs if not (Path(results)/f'{s.id}.json').exists()]
 
+# %% ../nbs/06_ablation.ipynb #41b0deb8
 def _is_taken(path):
     "Whether another process trains there, and not just one that is ending"
     try: _await(path, lambda: not is_running(path), 5)
     except RuntimeError: return True
     return False
 
+# %% ../nbs/06_ablation.ipynb #9246ad68
 def sweep(specs:list[RunSpec],     # what to run, in this order; what is named twice runs once
           runs:Path|str='runs',    # folder of runs
           results:Path|str='results', # folder of published records

@@ -48,6 +48,7 @@ class OwnRandom(Callback):
     def before_fit(self):
         if rank_distrib(): torch.manual_seed(torch.randint(2**62, ()).item()+rank_distrib())
 
+# %% ../nbs/06c_distributed.ipynb #4fabdd67
 def _train(spec, path, data_path, seconds):
     "The training of one process"
     gpu = torch.cuda.is_available()
@@ -58,6 +59,7 @@ def _train(spec, path, data_path, seconds):
     learn.add_cb(OwnRandom())
     with learn.distrib_ctx(sync_bn=gpu, cpu=not gpu): learn.fit_recipe(spec.epochs)
 
+# %% ../nbs/06c_distributed.ipynb #e87d9b20
 def _process():
     "Entry of a process: the job is in the file that the command line names; ends when the process that holds its input does"
     threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()

@@ -44,6 +44,7 @@ def disagreement(faces,          # a `FaceSet`, K classes
 # %% ../nbs/20_explore.ipynb #c79bc1c6
 ORDERS = ('as stored', 'votes agree', 'votes disagree', 'model disagrees with votes')
 
+# %% ../nbs/20_explore.ipynb #8930c9b6
 def find_faces(faces,              # a `FaceSet`
                emotion='',         # only faces with this label; '': all
                order='as stored',  # one of `ORDERS`
@@ -145,6 +146,7 @@ def _shown(x, stretch):
         x = (x-low)/(high-low).clamp(min=1e-6)
     return x[0].clamp(0, 1).permute(1,2,0).expand(-1,-1,3)
 
+# %% ../nbs/20_explore.ipynb #d3930f34
 def resizing_views(x,            # (1, 1 or 3, H, W) a face in [0, 1]
                    resizer,      # as `NeuralResizer`: (B, C, H, W) -> (B, 3, size, size)
                    res=None      # side of the source in pixels, made from `x` by averaging; None: as `x` is
@@ -174,6 +176,7 @@ def resizing_figure(x, resizer, res=None, # of `resizing_views`
     plt.close(fig)
     return fig
 
+# %% ../nbs/20_explore.ipynb #72e09385
 def _spectra(ax, images, res):
     "Spectra of images (1, C, S, S) by name"
     for name,im in images.items(): ax.plot(spectrum(im[0]), label=name, lw=1)
@@ -219,6 +222,7 @@ def loss_lines(loss, # one of `four_losses`
     g, = torch.autograd.grad(each.sum(), z)
     return each.detach(),g[:,k]
 
+# %% ../nbs/20_explore.ipynb #3bf35948
 def four_losses(prior,    # (K, K), as of `label_prior`
                 alpha=.8, # share of the label
                 gamma=2.  # focal exponent
@@ -300,6 +304,7 @@ def _metrics(r, on):
     if on not in r['metrics'] or 'confusion' not in r['metrics'][on]: raise ValueError(f"{r['id']} was not evaluated on {on!r}: expected one of {', '.join(k for k,m in r['metrics'].items() if 'confusion' in m)}")
     return r['metrics'][on]
 
+# %% ../nbs/20_explore.ipynb #ba8ba2e2
 def confusion_figure(recs,        # one or two records
                      on='test',   # evaluation set
                      rates=False, # whole percent of the label's images instead of counts
@@ -429,6 +434,7 @@ def _chain(maps,  # (N, N) of each block, first to last
         R = step(A, R)
     return R
 
+# %% ../nbs/20_explore.ipynb #edeb2e7e
 def _to_pooled(R, trunk):
     "What of a relevance matrix (N, N) arrives at the pooled token: (g, g) patches"
     prefix,pool = getattr(trunk, 'num_prefix_tokens', 0),getattr(trunk, 'global_pool', 'token')
@@ -536,6 +542,7 @@ _lock = threading.RLock() # pyplot is one for all threads, and JupyterLab delive
 
 class _Outdated(Exception): "Another control has moved: what is being drawn is not wanted any more"
 
+# %% ../nbs/20_explore.ipynb #d3968b19
 @patch
 def update(self:Explorer, moved=None):
     "Draw again, as the control `moved` has a new value"
@@ -590,6 +597,7 @@ def limit(self:Explorer,
     c.max = max(c.min, most); c.value = value
     return value
 
+# %% ../nbs/20_explore.ipynb #9521e573
 @patch
 def show(self:Explorer, **names): # control -> is it of use now?
     "Hide the controls that have no effect"
@@ -680,6 +688,7 @@ _VIEWS = ('learning curves', 'confusion, counts', 'confusion, rates', 'recall by
 
 _TABLE = '<div class="fer-runs"><style>.fer-runs {overflow: auto; max-height: 16em; line-height: 1.6; margin-bottom: 1em} .fer-runs :is(td,th) {white-space: nowrap; text-align: left; padding-right: 1.2em}</style>'
 
+# %% ../nbs/20_explore.ipynb #d4a18b4c
 def _runs_view(ex, view, chosen, on, logits, faces):
     "One view of the chosen records"
     ex.show(page=view==_VIEWS[6])

@@ -31,6 +31,7 @@ def _middle(aug): # -> `draw` of an augmentation in which nothing is random
     zoom = math.prod(aug.scale)**.5
     return lambda n: dict(angle=torch.zeros(n), scale=torch.full((n,), zoom), shear=torch.zeros(n), translate=torch.zeros(n, 2), flip=torch.ones(n))
 
+# %% ../nbs/06a_studies.ipynb #8522f48c
 def predict_augmented(model,          # a `FERModel` with an augmentation
                       faces,          # a `FaceSet`
                       seed:int|None=0,# of the augmentation; None: its mean zoom, and nothing random
@@ -98,6 +99,7 @@ def trace_accuracies(trace:dict # as from `trace_run`
     def acc(e, k): return np.mean([p==y for p,y in zip(e[k], trace['labels']['valid' if k=='valid' else 'test'], strict=True)])
     return pd.DataFrame([dict(epoch=e['epoch'], **{k:acc(e, k) for k in e if k!='epoch'}) for e in trace['epochs']]).set_index('epoch')
 
+# %% ../nbs/06a_studies.ipynb #b1fad2e7
 def released_accuracies(trace:dict,     # as from `trace_run`
                         on='augmented', # the predictions: 'augmented' or 'test'
                         orders:int=200, # random orders of the test images, each epoch another
@@ -133,6 +135,7 @@ def _run_model(record, path, faces):
     model.load_state_dict(sd)
     return model.eval()
 
+# %% ../nbs/06a_studies.ipynb #5841dbff
 def load_run(path,          # folder of a finished run
              data_path=None # folder of the data set; None: FER_NR_DATA, or a folder named like it
             )->tuple:       # its record, its `Faces`, its model with the best weights

@@ -32,6 +32,7 @@ def find_table(name:str # a YAML file, or the name of one in nbs/experiments/par
     if (folder/f'{name}.yaml').is_file(): return folder/f'{name}.yaml'
     raise FileNotFoundError(_unknown('table', name, [p.stem for p in sorted(folder.glob('*.yaml')) if 'rows:' in p.read_text(encoding='utf-8')]))
 
+# %% ../nbs/06b_sweep.ipynb #e69dc24e
 def read_tables(args:list[str], # tables and name=value pairs
                 rows:str=''     # only rows whose name contains this
                )->list[dict]:   # as from `load_table`
@@ -43,6 +44,7 @@ def read_tables(args:list[str], # tables and name=value pairs
     if not any(t['rows'] for t in kept): raise ValueError(f"no row's name contains {rows!r}: expected part of one of {'; '.join(r['name'] for t in tables for r in t['rows'])}")
     return kept
 
+# %% ../nbs/06b_sweep.ipynb #414a954e
 def specs_of(tables:list[dict], # as from `read_tables`
              seeds:int=1        # seeds of each row, counted from the row's own
             )->list[RunSpec]:
@@ -105,6 +107,7 @@ def _speed(spec, exp):
     near = min(exp.speed, key=lambda k: abs(math.log(_gflop[k]/mine)))
     return exp.speed[near]*_gflop[near]/mine, True
 
+# %% ../nbs/06b_sweep.ipynb #97d510d3
 def estimate(spec:RunSpec,        # the run
              exp,                 # of `experience`
              runs:Path|str='runs' # folder of runs: one that was cut off needs less
@@ -132,6 +135,7 @@ def plan(specs:list[RunSpec],     # as from `specs_of`
         return s.id, st, *(estimate(s, exp, runs) if st!='done' else (None, False))
     return pd.DataFrame(map(row, specs), columns=['id','status','seconds','rough']).astype(dict(seconds=float))
 
+# %% ../nbs/06b_sweep.ipynb #2589d805
 def show_plan(p:pd.DataFrame, # of `plan`
               device:str      # that the estimates are for
              )->str:
@@ -171,6 +175,7 @@ def _on_worker(spec, runs, results, data_path, kwargs):
     try: run(RunSpec(**spec), runs, results, data_path, show=False, **kwargs)
     except (RuntimeError, ValueError, OSError) as e: return str(e)
 
+# %% ../nbs/06b_sweep.ipynb #3f32d431
 def _connect(scheduler):
     "A client of the cluster, with workers that train one run at a time"
     from distributed import Client
@@ -196,6 +201,7 @@ def _finished(f, n, total, spec, runs):
     error = f.exception() if f.status=='error' else f.result()
     print(f"fer_nr: {' '.join(str(error).split())}" if error else f'run {n}/{total}, {spec.id}: {outcome(read_record(Path(runs)/spec.id/"record.json"))}', file=sys.stderr, flush=True)
 
+# %% ../nbs/06b_sweep.ipynb #0305395f
 def on_cluster(specs:list[RunSpec],     # what to run, in this order
                scheduler:str,           # address of a dask scheduler, or its file
                runs:Path|str='runs',    # folder of runs, which all workers see
@@ -262,6 +268,7 @@ def differences(definition:dict, # as from `load_table`
 
 def _hours(recs): return f'{h:.1f} h' if (h := sum(r['seconds'] for r in recs)/3600)>=.1 else f'{60*h:.1f} min'
 
+# %% ../nbs/06b_sweep.ipynb #216965e5
 def remarks(definition:dict, # as from `load_table`
             recs:list[dict]  # records
            )->list[str]:
@@ -284,6 +291,7 @@ def _cells(t):
     rows = [(name, '' if math.isnan(r.paper) else f'{r.paper:.2f}', *show(r)) for name,r in t.iterrows()]
     return pd.DataFrame(rows, columns=['row','paper','ours, %','seeds × n','95 % interval','difference','p (Holm)'])
 
+# %% ../nbs/06b_sweep.ipynb #8e4b742b
 def print_table(definition:dict, # as from `load_table`
                 recs:list[dict], # records
                 format:str='text' # 'text' or 'md' (Markdown)

@@ -51,6 +51,7 @@ class Recipe:
     unsound: bool = False # evaluate as released: on augmented images, by the mean over batches (for comparison only)
     resizer_lr: float = 1. # factor on the learning rate of the resizer, > 0
 
+# %% ../nbs/04_training.ipynb #1eb66779
 recipes = dict(clean=Recipe(), authors=Recipe('adam', 1e-4, 0., 'step', 0., 1., 0., 0., False, 'authors', True))
 
 # %% ../nbs/04_training.ipynb #e8291f52
@@ -102,6 +103,7 @@ def has_bf16(device:torch.device|str # where the model computes
     probe = getattr(torch.cpu, '_is_avx512_bf16_supported', None)
     return bool(probe and probe()) or bool(getattr(torch.cpu, '_is_amx_tile_supported', bool)())
 
+# %% ../nbs/04_training.ipynb #24e7aefc
 class Bf16(Callback):
     "Runs the forward pass of training under bfloat16 `autocast`; the logits come out as float32"
     order = 54 # after `EMA`, which copies the model: without these hooks
@@ -122,6 +124,7 @@ def bare(model:nn.Module)->nn.Module:
     "The model itself, without what `DistributedDataParallel` puts around it"
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
+# %% ../nbs/04_training.ipynb #f6d07b87
 class EMA(Callback):
     "Keeps an exponential moving average of the weights (timm's `ModelEmaV3`, decay warmed up) and validates with it"
     order = 52
@@ -159,6 +162,7 @@ def replacing(path:Path|str # the file to replace
         raise
     finally: tmp.unlink(missing_ok=True)
 
+# %% ../nbs/04_training.ipynb #81615a59
 def write_json(path:Path|str, # the file
                d              # what `json` can write; NaN and infinity are refused
               ):
@@ -174,6 +178,7 @@ def save_state(path:Path|str,                   # the checkpoint
     ts = {k:v.detach().contiguous().cpu() for k,v in tensors.items()}
     with replacing(path) as tmp: save_file(ts, tmp, dict(meta=json.dumps(meta)))
 
+# %% ../nbs/04_training.ipynb #2781f8f5
 def load_state(path:Path|str # a file of `save_state`
               )->tuple[dict[str,torch.Tensor],dict]:
     "Read tensors and metadata back; raises `ValueError` for a damaged or foreign file"
@@ -187,6 +192,7 @@ def opt_tensors(opt:torch.optim.Optimizer)->dict[str,torch.Tensor]:
     "The optimiser's state as named tensors: `number.name`"
     return {f'{i}.{k}':torch.as_tensor(v) for i,s in opt.state_dict()['state'].items() for k,v in s.items()}
 
+# %% ../nbs/04_training.ipynb #798bf14d
 def load_opt(opt:torch.optim.Optimizer,     # of the same model
              tensors:dict[str,torch.Tensor] # as given by `opt_tensors`
             ):
@@ -237,6 +243,7 @@ def _parts(self:Checkpoint)->dict[str,dict[str,torch.Tensor]]:
     if isinstance(v := self.recorder.smooth_loss.val, torch.Tensor): parts['smooth'] = dict(val=v)
     return parts
 
+# %% ../nbs/04_training.ipynb #72516143
 @patch
 def save(self:Checkpoint,
          epoch:int, # epochs done
@@ -275,6 +282,7 @@ def before_train(self:Checkpoint):
     if not self.done: self.spent = 0.
     self.train_start = time.time()
 
+# %% ../nbs/04_training.ipynb #76d97a3b
 @patch
 def before_batch(self:Checkpoint):
     if not self.training: return
@@ -289,6 +297,7 @@ def after_batch(self:Checkpoint):
 @patch
 def after_train(self:Checkpoint): self.spent += time.time()-self.train_start
 
+# %% ../nbs/04_training.ipynb #e1c1dee4
 @patch
 def after_epoch(self:Checkpoint):
     names = [o for o in self.recorder.metric_names if o not in ('epoch','time')]
@@ -305,6 +314,7 @@ def after_epoch(self:Checkpoint):
 def after_fit(self:Checkpoint):
     if self.best_file.exists(): self.model.load_state_dict(load_state(self.best_file)[0])
 
+# %% ../nbs/04_training.ipynb #9d172afb
 def averaged(learn:Learner)->nn.Module:
     "The model whose weights count: the averaged one where the recipe keeps one"
     return learn.ema.averager.module if hasattr(learn, 'ema') else bare(learn.model)
@@ -318,6 +328,7 @@ def device_name(device:torch.device|str='cpu')->str:
     n = torch.get_num_threads()
     return f'{cpu}, {n} thread{"s"*(n>1)}'
 
+# %% ../nbs/04_training.ipynb #f85b1493
 class Progress(Callback):
     "Prints a line per epoch and writes `progress.json` (epoch, batch, loss, images/s, seconds left, device) about once a second"
     order = 56
@@ -354,6 +365,7 @@ class BatchMeanTop1(Metric):
     @property
     def name(self): return 'top1'
 
+# %% ../nbs/04_training.ipynb #022f5310
 class AugmentedEvaluation(Callback):
     "The released evaluation: random augmentation of the evaluated images too (unsound; for comparison only)"
     order = 53
@@ -413,6 +425,7 @@ class _Repeat:
     def __len__(self): return self.n
     def __iter__(self): return (self.batch for _ in range(self.n))
 
+# %% ../nbs/04_training.ipynb #188afed3
 def throughput(learn:Learner,   # its weights change
                batches:int=20,  # batches to time
                warmup:int=3,    # batches before that
