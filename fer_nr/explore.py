@@ -11,7 +11,7 @@ __all__ = ['ORDERS', 'disagreement', 'find_faces', 'faces_figure', 'run_folders'
            'explore_runs', 'explore_attention']
 
 # %% ../nbs/20_explore.ipynb #76d9c009
-import html, io, math, threading
+import base64, html, io, math, threading
 from functools import lru_cache
 from pathlib import Path
 
@@ -522,7 +522,7 @@ class Explorer:
         import ipywidgets as W
         self.draw,self.controls,self.moved,self._thread = draw,controls,None,None
         self.note,self.bar = W.HTML(),W.FloatProgress(layout=W.Layout(width='14em', display='none'))
-        self.picture,self.table = W.Image(format='png', layout=W.Layout(max_width='100%')),W.HTML()
+        self.picture,self.table,self.png = W.HTML(),W.HTML(),b'' # `png`: the picture alone
         wide = [c for c in controls.values() if isinstance(c, W.SelectMultiple)]
         grid = W.GridBox([c for c in controls.values() if c not in wide], layout=W.Layout(grid_template_columns='repeat(auto-fill, minmax(23em, 1fr))', grid_gap='2px 1.5em', max_width='72em'))
         line = W.HBox([self.bar, self.note], layout=W.Layout(min_height='2em', align_items='center'))
@@ -561,10 +561,12 @@ def update(self:Explorer, moved=None):
 @patch
 def _show(self:Explorer, fig):
     "Put a figure into the picture"
-    used = [c for c in self.controls.values() if c.layout.display!='none' and not hasattr(c, 'accept')]
-    self.picture.tooltip = 'Picture of '+', '.join(f"{c.description}: {getattr(c, 'label', None) or c.value}" for c in used) # a screen reader says it
     out = io.BytesIO(); fig.savefig(out, format='png', dpi=160, pil_kwargs=dict(compress_level=1))
-    self.picture.value,self.picture.layout.width,self.picture.layout.display,self.note.value = out.getvalue(),f'{fig.get_figwidth()*110:.0f}px',None,''
+    self.png,used = out.getvalue(),[c for c in self.controls.values() if c.layout.display!='none' and not hasattr(c, 'accept')]
+    words = ', '.join(f"{c.description}: {getattr(c, 'label', None) or c.value}" for c in used) # what a screen reader says
+    self.picture.value = (f'<img class="widget-image" alt="Picture of {html.escape(words)}" width="{fig.get_figwidth()*110:.0f}" style="max-width: 100%; height: auto" '
+        f'src="data:image/png;base64,{base64.b64encode(self.png).decode()}">')
+    self.picture.layout.display,self.note.value = None,''
 
 @patch
 def _fail(self:Explorer, text):
