@@ -415,9 +415,12 @@ class _Clock(Callback):
     "Times the batches of a training after the first few and stops"
     order = 99
     def __init__(self, warmup, batches): self.warmup,self.last = warmup,warmup+batches
+    def now(self):
+        if torch.device(self.dls.device).type=='cuda': torch.cuda.synchronize(self.dls.device) # or the GPU is still at work
+        return time.perf_counter()
     def after_batch(self):
-        if self.train_iter==self.warmup: self.t = time.perf_counter()
-        if self.train_iter==self.last: self.seconds = time.perf_counter()-self.t; raise CancelFitException
+        if self.train_iter==self.warmup: self.t = self.now()
+        if self.train_iter==self.last: self.seconds = self.now()-self.t; raise CancelFitException
 
 class _Repeat:
     "A loader that yields one batch again and again"
