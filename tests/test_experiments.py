@@ -30,7 +30,7 @@ def test_every_parameter_is_explained():
 def copies(tmp_path, *changes):
     "Made-up records: the real ones with some predictions and fields changed"
     d = tmp_path/'results'; d.mkdir()
-    real = next(r for r in records(ROOT/'results') if r['spec']['loss']=='ce')
+    real = next(r for r in records(ROOT/'results') if r['spec']['loss']=='ce' and r['spec']['up']=='bilinear' and r['spec']['lr']==1e-4)
     for i,(spec,right) in enumerate(changes):
         y = real['labels']['test']; k = round(right*len(y))
         r = real|dict(id=f'made-up-{i}', spec=real['spec']|spec, predictions=real['predictions']|dict(test=y[:k]+''.join('1' if c=='0' else '0' for c in y[k:])))
@@ -42,7 +42,7 @@ SR = dict(up='sr', up_size=192, down='ltr', loss='fpdls')
 def test_ablation_grows_with_its_records(tmp_path):
     "Headings with scores computed here, missing steps named, a loss called a loss"
     one = execute('ablation', tmp_path, results=copies(tmp_path, ({}, .8)))
-    assert re.search(r'### vanilla.*: 80\.01\b', one) and one.count('###')==1 and 'have not both been run' in one
+    assert re.search(r'### Vanilla.*: 80\.01\b', one) and one.count('###')==1 and 'have not both been run' in one
     (tmp_path/'b').mkdir()
     more = execute('ablation', tmp_path, results=copies(tmp_path/'b', ({}, .8), (dict(seed=1), .9), (dict(loss='pdls'), .85), (SR, .7), (dict(up='bicubic'), .8)))
     heads = re.findall(r'### (.*)', more)
@@ -63,11 +63,11 @@ def test_selection_lab_reads_a_published_trace(tmp_path):
     "The first trace of the folder, 130 images: two batches and two images more"
     y = '01234567'*16+'01'
     e = lambda k: y[:k]+''.join('1' if c=='0' else '0' for c in y[k:])
-    t = dict(id='x', spec=dict(arch='a', seed=0, recipe='authors'), data=dict(name='ferplus'), device='d', commit='c'*40, labels=dict(valid=y, test=y),
+    t = dict(id='x', spec=dict(arch='a', seed=0, recipe='authors'), data=dict(name='ferplus', images=dict(train=8000)), device='d', commit='c'*40, labels=dict(valid=y, test=y),
         epochs=[dict(epoch=1, valid=e(65), test=e(91), augmented=e(65), zoomed=e(78)), dict(epoch=2, valid=e(104), test=e(78), augmented=e(104), zoomed=e(104))])
     (tmp_path/'t.json').write_text(json.dumps(t))
     shown = execute('selection_lab', tmp_path, results=str(tmp_path), orders=300)
-    assert 'the clean one gives **60.00**' in shown and '+20.00 by augmented test images' in shown and '+10.00 by taking the best epoch' in shown
+    assert 'a on 8,000 faces of FERPlus' in shown and 'the clean one gives **60.00**' in shown and '+20.00 by augmented test images' in shown and '+10.00 by taking the best epoch' in shown
 
 def test_robustness_reads_what_was_measured(tmp_path):
     y = '01'*100; e = lambda k: y[:k]+''.join('0' if c=='1' else '1' for c in y[k:])
