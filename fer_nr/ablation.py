@@ -26,7 +26,7 @@ from .augment import augmentation
 from .backbone import fer_model
 from .commands import command
 from .data import face_dls, protocol
-from .evaluation import calibration, evaluate, holm, predict, temperature, wilson
+from .evaluation import _digits, calibration, evaluate, holm, predict, temperature, wilson
 from .loss import FPDLS, PDLS, CompFPDLS, CrossEntropy, FocalLoss, SoftVoteCE, UniformSmoothing, label_prior, map_prior, released_prior
 from .resizer import FrozenUpscale, NeuralResizer
 from .robustness import label_noise
@@ -221,8 +221,6 @@ def environment(device:torch.device|str='cpu')->dict:
         versions={k:version(k) for k in ('torch','timm','fastai','numpy')}|dict(python=platform.python_version()),
         device=device_name(device),
         peak_memory_mb=round(torch.cuda.max_memory_allocated(device)/2**20 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**10))
-
-def _digits(classes): return ''.join('0123456789abcdefghijklmnopqrstuvwxyz'[int(c)] for c in classes)
 
 # %% ../nbs/06_ablation.ipynb #577fa082
 def make_record(spec:RunSpec, # the run

@@ -33,6 +33,8 @@ def predict(model,           # an `nn.Module`: (B, C, H, W) floats in [0, 1] -> 
     _check_finite(logits.numpy(), 'predict')
     return logits
 
+def _digits(classes): return ''.join('0123456789abcdefghijklmnopqrstuvwxyz'[int(c)] for c in classes) # one for each image, as records keep them
+
 # %% ../nbs/05_evaluation.ipynb #6dc31e92
 def _as_float(x,              # images: uint8, or floats in [0, 1]
              )->torch.Tensor: # float32 in [0, 1]

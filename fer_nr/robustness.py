@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from .augment import affine_matrix, erase, warp
-from .evaluation import predict, wilson
+from .evaluation import _digits, predict, wilson
 
 # %% ../nbs/05a_robustness.ipynb #63083d48
 def _digest(x, seed, n): # an image as an array, -> n bytes
@@ -112,7 +112,7 @@ def robustness(model,           # (B, C, H, W) in [0, 1] -> logits (B, K), K <= 
         pred = predict(model, corrupt(fs, k, seed), **kwargs).argmax(1)
         n,correct = len(fs),int((pred==fs.labels).sum())
         lo,hi = wilson(correct, n)
-        res[k] = dict(n=n, correct=correct, top1=dict(value=correct/n, low=lo, high=hi), predictions=''.join('0123456789abcdefghijklmnopqrstuvwxyz'[p] for p in pred))
+        res[k] = dict(n=n, correct=correct, top1=dict(value=correct/n, low=lo, high=hi), predictions=_digits(pred))
     return res
 
 # %% ../nbs/05a_robustness.ipynb #05cc3675

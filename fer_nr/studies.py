@@ -15,9 +15,9 @@ import numpy as np, pandas as pd, torch
 from fastai.callback.core import Callback
 from torch import nn
 
-from .ablation import RunSpec, _digits, build_learner, build_model, claim, environment, load_faces, read_record, spec_from
+from .ablation import RunSpec, build_learner, build_model, claim, environment, load_faces, read_record, spec_from
 from .backbone import _misfit
-from .evaluation import authors_accuracy, predict
+from .evaluation import _digits, authors_accuracy, predict
 from .robustness import KINDS, robustness
 from .training import averaged, load_state, write_json
 

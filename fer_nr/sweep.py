@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .ablation import RunSpec, build_model, find_notebook, load_table, outcome, progress, progress_line, read_params, read_record, records, run, runs_of, spec_from, status, sweep, table, unpublished
 from .ablation import _fail, _unknown
 from .commands import command
+from .evaluation import p_text
 from .training import device_name
 
 # %% ../nbs/06b_sweep.ipynb #885d43fb
@@ -286,7 +287,7 @@ def _cells(t):
     def show(r):
         if not r.seeds: return '','','','',''
         std = '' if math.isnan(r['std']) else f" ± {r['std']:.2f}"
-        diff = ('','') if math.isnan(r.p) else (f'{r.difference:+.2f}', f'{r.p:.2g}' if r.p>=.001 else '< .001')
+        diff = ('','') if math.isnan(r.p) else (f'{r.difference:+.2f}', p_text(r.p))
         return f'{r.ours:.2f}{std}', f'{r.seeds:.0f} × {r.n:.0f}', f'{r.low:.2f} – {r.high:.2f}', *diff
     rows = [(name, '' if math.isnan(r.paper) else f'{r.paper:.2f}', *show(r)) for name,r in t.iterrows()]
     return pd.DataFrame(rows, columns=['row','paper','ours, %','seeds × n','95 % interval','difference','p (Holm)'])
