@@ -201,13 +201,14 @@ def build_learner(spec:RunSpec,            # the run
                   path:Path|str|None=None, # the run's folder, for checkpoints; None: none are kept
                   data_path=None,          # the data set's folder, for the released prior
                   device=None,             # where to train; None: a GPU if there is one
-                  seconds:float=60         # the oldest that a checkpoint gets, in seconds
+                  seconds:float=60,        # the oldest that a checkpoint gets, in seconds
+                  compiled:bool=False      # `torch.compile` the trunk
                  ):
     "Seed everything, then make the learner of a run: loaders, model, loss, recipe"
     np.random.seed(spec.seed); torch.manual_seed(spec.seed)
     recipe = spec.recipe_of()
     dls = face_dls(faces, bs=spec.bs, target='votes' if spec.loss=='votes' else 'labels', seed=spec.seed, device=device, **(dict(eval_bs=spec.bs) if recipe.unsound else {}))
-    return fer_learner(dls, build_model(spec, faces), build_loss(spec, faces, data_path), recipe, path, spec.id, seconds)
+    return fer_learner(dls, build_model(spec, faces), build_loss(spec, faces, data_path), recipe, path, spec.id, seconds, compiled=compiled)
 
 # %% ../nbs/06_ablation.ipynb #b896aa3f
 def _git(*args):
@@ -510,12 +511,13 @@ def fer_nr_run(
     results:str='', # folder to publish the record in
     data_path:str='', # folder of the data set
     processes:int=1, # processes (GPUs) that share each batch
+    compiled:bool=False, # compile the trunk: pays in long trainings
 ):
     "Train and measure one model by papermill, or continue where it was cut off; prints its test metrics"
     try:
         spec = spec_from(read_params(params))
         print(spec.id, flush=True)
-        r = run(spec, runs, results or None, data_path or None, processes=processes)
+        r = run(spec, runs, results or None, data_path or None, processes=processes, compiled=compiled)
     except (ValueError, OSError, RuntimeError) as e: _fail(e)
     except KeyboardInterrupt: _fail(f'stopped; the same command continues {spec.id}')
     print(summary(r).round(4).to_string())
