@@ -167,3 +167,9 @@ def load_tensors(path: Path | str, key: str = 'meta') -> tuple[dict, dict | None
     if digest is not None and _digest(tensors, text) != digest:
         raise ValueError(f'{path} is damaged: its content is not what was written; delete it, or make it again')
     return tensors, meta
+
+
+def read_weights(path: Path | str) -> dict:
+    "Tensors of a weight file"
+    import torch
+    return torch.load(path, weights_only=True)
