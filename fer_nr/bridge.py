@@ -53,17 +53,17 @@ for build in (train, released, flat):
     register('prior', build.__name__, build)
 
 
-def named(kind, name, build):
+def named(kind, name, build, uses=()):
     def make(*args):
         return build(name)(*args) if args else build(name)
     make.__qualname__ = f'{kind}.{name}'
-    register(kind, name, make)
+    register(kind, name, make, uses)
 
 
 for name in ('bilinear', 'bicubic', 'sr', 'conv', 'images'):
     named('up', name, str)
 for name in ('none', 'ltr', 'ltr0', 'bilinear', 'bicubic'):
-    named('down', name, str)
+    named('down', name, str, () if name == 'none' else ('up_size',))
 for name in ('mlp', 'linear'):
     named('head', name, str)
 for name in ('none', 'authors', 'modern'):

@@ -53,11 +53,13 @@ def choices_of(field: dataclasses.Field) -> tuple[str, ...]:
 
 def help_of(field: dataclasses.Field) -> str:
     "The help of a field: what it is, and its choices or its range"
-    choices = ', '.join(name or "''" for name in choices_of(field))
+    about, range = field.metadata['about'], field.metadata['range']
+    if range:
+        return f'{about}, in {range}'
+    choices = ', '.join(name for name in choices_of(field) if name)
     if field.metadata['file']:
         choices += ', or a weight file'
-    details = choices or field.metadata['range']
-    return f"{field.metadata['about']}: {details}" if details else field.metadata['about']
+    return f'{about}: {choices}' if choices else about
 
 
 class Settings:
