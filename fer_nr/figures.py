@@ -87,7 +87,7 @@ def find_faces(
     name: str = '',  # only faces whose name contains this, in any case
     logits=None,  # (N, K) of a model, for its disagreement
 ) -> torch.Tensor:  # int64 (M,), positions in `faces`
-    "Faces to look at, the most interesting first; raises `ValueError` for an unknown emotion or order"
+    "Faces to look at, the most interesting first; raises `ValueError` for an unknown name"
     if emotion and emotion not in faces.vocab:
         raise ValueError(unknown_class(emotion, faces.vocab))
     if order not in ORDERS:
@@ -279,7 +279,7 @@ def resizer_figure(
     x: torch.Tensor,  # (B, 1 or 3, H, W) faces in [0, 1], one row each
     resizer: nn.Module,  # (B, 1 or 3, H, W) -> (B, 3, size, size), with the attribute `size`
 ) -> Picture:
-    "Figure 3 of Hwang et al. (2022): bilinear interpolation, the resizer's output, their difference"
+    "Figure 3 of Hwang et al. (2022): bilinear interpolation, output, absolute difference"
     out = resized(resizer, x)
     base = F.interpolate(x.float().cpu(), out.shape[-2:], mode='bilinear').expand_as(out)
     difference = (out - base).abs().mean(1)  # over channels

@@ -1,4 +1,4 @@
-"""Pictures of runs: each is a function that takes records, as `records` reads them, and gives a figure
+"""Pictures of runs: each is a function that takes records and gives a figure
 """
 import numpy as np
 import pandas as pd
