@@ -173,12 +173,6 @@ def load_tensors(path: Path | str, key: str = 'meta') -> tuple[dict, dict | None
     return tensors, meta
 
 
-<<<<<<< HEAD
-def read_weights(path: Path | str) -> dict:
-    "Tensors of a weight file"
-    import torch
-    return torch.load(path, weights_only=True)
-=======
 _WRAPPERS = ('state_dict_ema', 'model_ema', 'params_ema', 'state_dict', 'model_state_dict', 'model', 'params', 'net')
 
 
@@ -234,4 +228,3 @@ def _load_state(path):
         size = path.stat().st_size
         raise ValueError(f'{path} ({size:,} bytes) cannot be read as weights ({type(error).__name__}): expected a whole '
                          '.safetensors, or a .pth that holds tensors and no other objects') from None
->>>>>>> h-core
