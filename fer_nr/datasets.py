@@ -11,7 +11,7 @@ __all__ = ['FER2013', 'RAFDB', 'AFFECTNET', 'FOLDERS', 'FIRST_NUMBER', 'SYNONYMS
            'named_splits', 'classes_by_name', 'image_folder', 'published_folders', 'raf_list', 'raf_files', 'rafdb',
            'annotation', 'annotated_split', 'listed_split', 'affectnet', 'synthetic', 'drawn', 'load']
 
-# %% ../nbs/00b_datasets.ipynb #23a4c7b7
+# %% ../nbs/00b_datasets.ipynb #377212f6
 import csv
 import gzip
 import hashlib
@@ -44,7 +44,7 @@ from .registry import find_part, part, unknown
 from .tables import (check_name, check_names, csv_rows, find_columns, plain, read_table,
                            whole_numbers)
 
-# %% ../nbs/00b_datasets.ipynb #381de25f
+# %% ../nbs/00b_datasets.ipynb #a20b1408
 FER2013 = ('anger', 'disgust', 'fear', 'happiness', 'sadness', 'surprise', 'neutral')
 RAFDB = ('surprise', 'fear', 'disgust', 'happiness', 'sadness', 'anger', 'neutral')
 AFFECTNET = ('neutral', 'happiness', 'sadness', 'surprise', 'fear', 'disgust', 'anger', 'contempt')
@@ -65,7 +65,7 @@ def expression(folder:str, vocab)->str|None:
         return vocab[number] if 0 <= number < len(vocab) else None
     return word if word in vocab else None
 
-# %% ../nbs/00b_datasets.ipynb #16ba0a79
+# %% ../nbs/00b_datasets.ipynb #d1d1f3e4
 def check_options(size:int=48, valid:float=0, test:float=.1, seed:int=0, missing:str='refuse', **rest):
     "Refuse numbers out of range; raises `ValueError` that names the argument"
     for name, value in dict(size=size, seed=seed).items():
@@ -113,7 +113,7 @@ def carve_from_train(splits:dict, name:str, share:float, seed:int)->dict:
     mask = carve(splits['train']['labels'], share, seed)
     return splits | {'train': take(splits['train'], ~mask), name: take(splits['train'], mask)}
 
-# %% ../nbs/00b_datasets.ipynb #aa6e94f1
+# %% ../nbs/00b_datasets.ipynb #e215ff1d
 def warn_of_blank(name, images, blank, names):
     "Say how many pictures have one value in all their pixels: were they read rightly?"
     if blank:
@@ -124,6 +124,7 @@ def assemble(name:str, images, # uint8 (N, C, H, W) in the order of the splits
              splits:dict, # {split: dict(labels, names, votes)}
              vocab)->Faces:
     "`Faces` whose images are stretches of `images`"
+    images = torch.as_tensor(images)
     sets = {}
     start = 0
     for split in ('train', 'valid', 'test'):
@@ -133,8 +134,7 @@ def assemble(name:str, images, # uint8 (N, C, H, W) in the order of the splits
             labels = np.asarray(lists['labels'], np.int64)
             votes = lists.get('votes')
             votes = None if votes is None else np.asarray(votes).reshape(-1, len(vocab))
-            sets[split] = FaceSet(torch.as_tensor(images[start:stop]), labels, votes,
-                                  lists['names'], vocab)
+            sets[split] = FaceSet(images[start:stop], labels, votes, lists['names'], vocab)
             start = stop
     return Faces(sets['train'], sets.get('valid'), sets['test'], name)
 
@@ -168,7 +168,7 @@ def from_files(name:str, # of the data set
     warn_of_blank(name, len(files), facts['blank'], files)
     return assemble(name, images, splits, vocab)
 
-# %% ../nbs/00b_datasets.ipynb #f0b582f9
+# %% ../nbs/00b_datasets.ipynb #716c3df6
 def parse_pixels(text:str, where:str)->np.ndarray: # uint8 (2304,)
     "The pixels of a row; raises `ValueError`"
     try:
@@ -182,7 +182,7 @@ def parse_pixels(text:str, where:str)->np.ndarray: # uint8 (2304,)
         raise ValueError(f'{where}: pixels that are no whole numbers from 0 to 255')
     return values.astype(np.uint8)
 
-# %% ../nbs/00b_datasets.ipynb #3f3a39a1
+# %% ../nbs/00b_datasets.ipynb #49843e8b
 def open_csv(path:Path): # a stream of text
     "A csv file, as it is, in a .gz, or alone in a .zip"
     regular_file(path, 'a csv file')
@@ -240,7 +240,7 @@ def read_fer2013(path:Path): # (images uint8 (N, 1, 48, 48), emotion: N characte
     images, splits, emotions = zip(*rows)
     return np.stack(images).reshape(-1, 1, 48, 48), ''.join(emotions), splits
 
-# %% ../nbs/00b_datasets.ipynb #c5ef7cda
+# %% ../nbs/00b_datasets.ipynb #bdd5b6a7
 def write_fer2013(csv_path:Path, path)->dict: # facts: blank, emotion, splits (a letter a row)
     "Decode fer2013.csv into the npy file `path`"
     try:
@@ -253,7 +253,7 @@ def write_fer2013(csv_path:Path, path)->dict: # facts: blank, emotion, splits (a
     letters = ''.join(split[1] for split in splits)  # r, a, e
     return dict(blank=blank_images(images), emotion=emotions, splits=letters)
 
-# %% ../nbs/00b_datasets.ipynb #c22aa49e
+# %% ../nbs/00b_datasets.ipynb #a27f293e
 CSV_NAMES = [f'{name}.csv{ending}' for ending in ('', '.gz', '.zip')
              for name in ('fer2013', 'icml_face_data')]
 
@@ -292,7 +292,7 @@ def fer2013(path, # folder with fer2013.csv (or icml_face_data.csv), that file, 
     warn_of_blank('fer2013', len(images), facts['blank'], [f'row {k}' for k in range(len(images))])
     return assemble('fer2013', images[order], splits, FER2013)
 
-# %% ../nbs/00b_datasets.ipynb #db622a00
+# %% ../nbs/00b_datasets.ipynb #b0f48731
 def new_votes(path:Path)->pd.DataFrame: # split, name, ten votes; a row per row of fer2013.csv
     "fer2013new.csv, checked"
     columns = dict(Usage=[], name=['Image name']) | {vote: [] for vote in VOTES}
@@ -330,7 +330,7 @@ def labelled(table:pd.DataFrame, positions=None)->dict: # labels, votes, names, 
     return dict(labels=labels[kept], votes=table[list(FERPLUS)].to_numpy()[kept],
                 names=table.name[kept].tolist(), rows=positions[kept])
 
-# %% ../nbs/00b_datasets.ipynb #552c69dc
+# %% ../nbs/00b_datasets.ipynb #8c1a9ae8
 KAGGLE_TO_VOTES = np.array([VOTES.index(name) for name in FER2013])
 
 def check_rows(csv_path, new_path, new, facts):
@@ -376,7 +376,7 @@ def check_complete(new, split, names, where):
         raise ValueError(f'{where}: {len(lost):,} pictures of fer2013new.csv are not in it, the '
                          f'first {lost[0]}; expected all: is it truncated?')
 
-# %% ../nbs/00b_datasets.ipynb #44114e10
+# %% ../nbs/00b_datasets.ipynb #075a7bb1
 def label_files(folder, path)->dict: # {split: path of label.csv}
     "Microsoft's label files; `folder` holds FER2013Train and its neighbours"
     files = {}
@@ -434,7 +434,7 @@ def ferplus(path, # folder with fer2013.csv and Microsoft's files, or with the F
         splits[split] = present(lists, missing)
     return from_files(name, root, splits, FERPLUS, cache, size=size, grey=True, exact=True)
 
-# %% ../nbs/00b_datasets.ipynb #44c4403e
+# %% ../nbs/00b_datasets.ipynb #0a80ced4
 def ferplus_rows(votes, new, folder, root)->dict: # {split: dict(labels, votes, names, rows)}
     "The faces that the majority rule keeps, by either source of votes"
     splits = {}
@@ -462,7 +462,7 @@ def ferplus_from_csv(name, csv_path, new_path, new, splits, cache)->Faces:
     warn_of_blank(name, len(rows), blank, names)
     return assemble(name, images[rows], splits, FERPLUS)
 
-# %% ../nbs/00b_datasets.ipynb #5193d323
+# %% ../nbs/00b_datasets.ipynb #e66e5e85
 def named_splits(splits, # {split: {class folder: [files]}}
                  class_of:dict, # class folder -> class
                  vocab, root)->dict: # {split: dict(files, labels, names)}
@@ -483,7 +483,7 @@ def named_splits(splits, # {split: {class folder: [files]}}
                              f'has no picture (it has {", ".join(sorted(trained))})')
     return lists
 
-# %% ../nbs/00b_datasets.ipynb #92ae713c
+# %% ../nbs/00b_datasets.ipynb #d373d75e
 def classes_by_name(folders, vocab, names, where)->tuple: # ({folder: class}, vocab)
     "The class of each folder, by `names`, by `vocab`, or by its own name; raises `ValueError`"
     if names is not None:
@@ -540,7 +540,7 @@ def image_folder(path, # folder of class folders, or of train/, valid/, test/ wi
     say_left_out(left, path)
     return from_files('image_folder', path, lists, vocab, cache, size=size, grey=grey)
 
-# %% ../nbs/00b_datasets.ipynb #09d013ba
+# %% ../nbs/00b_datasets.ipynb #32a9a1fd
 def published_folders(name, path, vocab, cache, valid, seed, **how)->Faces:
     "A published data set as class folders, by name or published number; raises `ValueError`"
     left = Counter()
@@ -558,7 +558,7 @@ def published_folders(name, path, vocab, cache, valid, seed, **how)->Faces:
     say_left_out(left, path)
     return from_files(name, path, lists, vocab, cache, **how)
 
-# %% ../nbs/00b_datasets.ipynb #2a13417c
+# %% ../nbs/00b_datasets.ipynb #327bc0d6
 def raf_list(path:Path)->pd.DataFrame: # name, label; index: line
     "RAF-DB's list, with spaces, tabs, commas or semicolons; raises `ValueError` with the line"
     rows = {}
@@ -576,7 +576,7 @@ def raf_list(path:Path)->pd.DataFrame: # name, label; index: line
     check_names(table, path)
     return table
 
-# %% ../nbs/00b_datasets.ipynb #92275579
+# %% ../nbs/00b_datasets.ipynb #ec811722
 def raf_files(images:Path, names, suffix:str)->list:
     "The picture of each name: its ending may be another than in the list"
     there = {}
@@ -628,7 +628,7 @@ def rafdb(path, # folder with EmoLabel/ and Image/ (or above it), or of class fo
     splits = carve_from_train(splits, 'valid', valid, seed)
     return from_files(name, list_path.parent, splits, RAFDB, cache, size=size)
 
-# %% ../nbs/00b_datasets.ipynb #3b290b14
+# %% ../nbs/00b_datasets.ipynb #68a152a4
 def annotation(file)->int: # 0 to 10
     "The class in an ID_exp.npy; raises `ValueError`"
     try:
@@ -669,7 +669,7 @@ def annotated_split(folder:Path, missing:str, cache)->dict: # files, labels, nam
     rows = dict(files=[images/name for name in split['names']], labels=labels, names=split['names'])
     return take(rows, [label < 8 for label in labels])
 
-# %% ../nbs/00b_datasets.ipynb #5bd9ee1c
+# %% ../nbs/00b_datasets.ipynb #34e39ac1
 BOX = ['face_x', 'face_y', 'face_width', 'face_height']
 
 def listed_split(path:Path, images:Path)->dict: # files, labels, names, and boxes if there are some
@@ -700,7 +700,7 @@ def listed_split(path:Path, images:Path)->dict: # files, labels, names, and boxe
                 names=table.name.tolist())
     return rows | (dict(boxes=table[BOX].to_numpy().tolist()) if given else {})
 
-# %% ../nbs/00b_datasets.ipynb #abb09ec1
+# %% ../nbs/00b_datasets.ipynb #ec7dcca4
 @part('data', 'affectnet', fixed=True, shape=(3, 112), default_path='affectnet')
 def affectnet(path, # folder with train_set/ and val_set/, or training.csv …, or class folders
               size:int=112, # side in pixels; other sizes are cut to a square and resized
@@ -737,7 +737,7 @@ def affectnet(path, # folder with train_set/ and val_set/, or training.csv …, 
     splits = carve_from_train(splits, 'valid', valid, seed)
     return from_files('affectnet', path, splits, AFFECTNET, cache, size=size)
 
-# %% ../nbs/00b_datasets.ipynb #7a6eea7a
+# %% ../nbs/00b_datasets.ipynb #6e3887b8
 def synthetic(n:int=2000, # faces drawn, >= 40; the majority rule keeps fewer
               seed:int=0, # same seed, same faces
              )->Faces: # grey 48×48, classes as `FERPLUS`, with votes
@@ -756,7 +756,7 @@ def drawn(path=None, # not used
     "Drawn faces, as many as a run asks for"
     return synthetic(limit or 4000, seed)
 
-# %% ../nbs/00b_datasets.ipynb #afe6d4be
+# %% ../nbs/00b_datasets.ipynb #ac46e572
 def load(name:str, # of a data set: see `parts('data')`
          path=None, # its folder; None: the folder named like it
          **data_args, # arguments of its function

@@ -20,12 +20,13 @@ ARCHIVES = ('.zip', '.gz', '.tgz', '.tar', '.7z', '.rar')
 
 
 def existing(path, what: str) -> Path:
-    "A user's path (it may begin with ~); raises `FileNotFoundError` that says what is expected there"
+    "A user's path, may begin with ~; raises `FileNotFoundError`, `ValueError`: what is expected"
     path = Path(path).expanduser()
     if not os.path.lexists(path):
         raise FileNotFoundError(f'{printable(path)}: not found; expected {what}')
     if not path.is_dir() and not path.is_file():
-        raise ValueError(f'{printable(path)}: a link to nowhere, a pipe or a device; expected {what}')
+        raise ValueError(f'{printable(path)}: a link to nowhere, a pipe or a device; expected '
+                         f'{what}')
     return path
 
 
@@ -39,7 +40,7 @@ def folder_at(path, what: str) -> Path:
 
 
 def visible(folder: Path) -> list:
-    "[`os.DirEntry`] of a folder by name, without hidden ones and what operating systems leave behind"
+    "[`os.DirEntry`] of a folder by name, without hidden ones and what systems leave behind"
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:

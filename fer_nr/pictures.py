@@ -1,4 +1,4 @@
-"""Picture files of any kind to uint8 arrays of one size: whole file or nothing, upright, never stretched."""
+"""Picture files of any kind to uint8 arrays of one size: whole, upright, never stretched."""
 import os
 import warnings
 

@@ -6,7 +6,7 @@
 __all__ = ['joined', 'digests', 'clean', 'literature', 'poster', 'authors', 'without_copies', 'protocol', 'perceptual_hashes',
            'near_pairs', 'groups', 'duplicates', 'audit']
 
-# %% ../nbs/00c_splits.ipynb #cf9ac719
+# %% ../nbs/00c_splits.ipynb #7a89bcc8
 import hashlib
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ from .faces import Faces, FaceSet
 from .files import in_processes
 from .registry import find_part, part, parts
 
-# %% ../nbs/00c_splits.ipynb #98249d2d
+# %% ../nbs/00c_splits.ipynb #44a6b8d9
 def joined(first:FaceSet, second:FaceSet)->FaceSet:
     "Two sets of one vocabulary, one after the other; with votes if both have them"
     votes = None
@@ -33,7 +33,7 @@ def digests(faces:FaceSet)->list: # (N,) bytes
     "SHA-256 of each picture's pixels"
     return [hashlib.sha256(image.numpy().tobytes()).digest() for image in faces.images]
 
-# %% ../nbs/00c_splits.ipynb #e1edb563
+# %% ../nbs/00c_splits.ipynb #523f567c
 def _with_valid(faces, name):
     "Refuse faces without a valid split"
     if faces.valid is None:
@@ -79,7 +79,7 @@ def protocol(faces:Faces, # as loaded
     faces = find_part('protocol', name).build(faces)
     return without_copies(faces) if dedup and name != 'dedup' else faces
 
-# %% ../nbs/00c_splits.ipynb #182905b2
+# %% ../nbs/00c_splits.ipynb #a62b6838
 def _phashes(images):
     "64-bit perceptual hashes of uint8 (n, C, H, W), as uint8 (n, 8)"
     from imagehash import phash
@@ -106,7 +106,7 @@ def near_pairs(hashes, # uint64 (N,)
         pairs.append(np.stack([first, second], 1)[first < second] + start)
     return np.concatenate(pairs)
 
-# %% ../nbs/00c_splits.ipynb #49ae221d
+# %% ../nbs/00c_splits.ipynb #98fb23fa
 def groups(pairs, # (M, 2) positions
            n:int)->np.ndarray: # int (n,), -1: alone
     "The number of the group of each of `n` images that pairs connect"

@@ -56,7 +56,8 @@ def find_columns(head: list, columns: dict, where, optional=()) -> dict:
     missing = [name for name in columns if name not in places and name not in optional]
     if missing:
         found = printable(', '.join(head))[:100]
-        raise ValueError(f'{where}: no column {", ".join(missing)} in its first line; it has {found}')
+        raise ValueError(f'{where}: no column {", ".join(missing)} in its first line; it has '
+                         f'{found}')
     return places
 
 
@@ -74,7 +75,8 @@ def read_table(path: Path, columns: dict, optional=()) -> pd.DataFrame:
     return pd.DataFrame(content, index=[line for line, _ in rows[1:]])
 
 
-def whole_numbers(table: pd.DataFrame, columns, path, low: int = 0, high: int = 10_000) -> np.ndarray:
+def whole_numbers(table: pd.DataFrame, columns, path, low: int = 0,
+                  high: int = 10_000) -> np.ndarray:
     "Columns of whole numbers from `low` to `high` as int64 (N, len(columns)); raises `ValueError`"
     columns = list(columns)
     values = table[columns].apply(pd.to_numeric, errors='coerce').to_numpy(float)
@@ -89,7 +91,7 @@ def whole_numbers(table: pd.DataFrame, columns, path, low: int = 0, high: int = 
 def check_name(name: str, where: str) -> str:
     "A name from a list or folder; raises `ValueError` if it is no printable path below the folder"
     if not name or not name.isprintable():
-        raise ValueError(f'{where}: the name {printable(name)!r} is empty, not UTF-8, or has '
+        raise ValueError(f"{where}: the name '{printable(name)}' is empty, not UTF-8, or has "
                          'control characters; expected a printable one')
     parts = re.split(r'[/\\]', name)
     if not parts[0] or '..' in parts or re.fullmatch('[A-Za-z]:', parts[0]):
