@@ -1,6 +1,6 @@
-"""Faces, votes, labels, splits and loaders in one import: all of `faces`, `datasets`, `splits`, `loader`.
+"""Faces, votes, labels, splits and loaders in one import.
 
-The public names of the four modules, which are notebooks 00, 00b, 00c and 00d.
+The public names of `faces`, `datasets`, `splits` and `loader`: notebooks 00, 00b, 00c and 00d.
 """
 from .datasets import (AFFECTNET, FER2013, RAFDB, affectnet, fer2013, ferplus, image_folder, load,
                        rafdb, synthetic)

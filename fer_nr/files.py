@@ -161,7 +161,7 @@ def read_metadata(path: Path | str, key: str = 'meta') -> dict | None:
 
 
 def _read_entry(path, key):
-    "(meta or None, digest or None, text) of a safetensors file; before the digest it was the bare `meta`"
+    "(meta or None, digest or None, text); files from before the digest hold the bare `meta`"
     from safetensors import SafetensorError, safe_open
     regular_file(path, 'a .safetensors file')
     try:
@@ -282,7 +282,7 @@ def write_images(path: Path | str, shape: tuple, decode: Callable, pieces: list[
 
 
 def _cache_folder(root: Path, cache: Path | str | None) -> Path:
-    "`cache`; or the first that is writable: beside the data, the user's cache, the temporary folder"
+    "`cache`; or the first that is writable: beside the data, the user's, the temporary folder"
     user = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
     folders = [Path(root) / '.fer_nr', user / 'fer_nr', Path(tempfile.gettempdir()) / 'fer_nr']
     if cache:

@@ -12,7 +12,7 @@ from .files import printable
 from .pictures import ENDINGS, is_picture
 from .tables import check_name, plain
 
-__all__ = ['existing', 'folder_at', 'visible', 'find_below', 'contents', 'split_of', 'scan',
+__all__ = ['existing', 'folder_at', 'visible', 'find_below', 'contents', 'by_stem', 'split_of', 'scan',
            'class_folders', 'split_folders', 'check_classes', 'say_left_out']
 
 JUNK = ('__macosx', '@eadir', '$recycle.bin', '__pycache__', 'system volume information')
@@ -75,6 +75,19 @@ def contents(folder: Path) -> str:
     if len(names) > 6:
         names[6:] = [f'and {len(names) - 6} more']
     return f'found {", ".join(names) or "nothing"}'
+
+
+def by_stem(folder: Path) -> dict:
+    "{name without its ending: path} of the pictures in a folder; raises `ValueError` for two of one"
+    found = {}
+    for entry in visible(folder):
+        stem, ending = os.path.splitext(entry.name)
+        if ending.casefold() in ENDINGS and stem in found:
+            raise ValueError(f'{printable(entry.path)}: {printable(found[stem].name)} is there, '
+                             'too; expected one picture of a name')
+        if ending.casefold() in ENDINGS:
+            found[stem] = Path(entry.path)
+    return found
 
 
 # --- splits and classes --------------------------------------------------------------------
@@ -142,7 +155,8 @@ def class_folders(folder: Path, left: Counter) -> dict:
     if pictures:
         raise ValueError(f'{where}: {len(pictures):,} pictures lie beside class folders, the first '
                          f'{pictures[0]}; expected each in the folder of its class')
-    if folders and {plain(name).rstrip('s') for name in folders} <= {'image', 'label', 'annotation'}:
+    words = {plain(name).rstrip('s') for name in folders}
+    if folders and words <= {'image', 'label', 'annotation'}:
         raise ValueError(f"{where}: {' and '.join(folders)} are no classes (YOLO's layout?); "
                          'expected a folder for each class')
     classes = {}

@@ -16,7 +16,7 @@ FORMATS = 'JPEG PNG BMP DIB WEBP TIFF GIF PPM JPEG2000 AVIF TGA'.split()
 
 
 def eight_bits(image: Image.Image, source: Image.Image) -> Image.Image:
-    """A picture of any depth with 8 bits a channel; `source`: as it was opened, with format and tags.
+    """A picture of any depth with 8 bits a channel; `source`: as opened, with format and tags.
 
     16 bits are scaled by the depth that the file states; numbers with a point are taken for
     [0, 1], or else for 0 to 255. Raises `ValueError` where it is not known what is white.

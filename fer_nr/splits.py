@@ -33,7 +33,7 @@ def digests(faces:FaceSet)->list: # (N,) bytes
     "SHA-256 of each picture's pixels"
     return [hashlib.sha256(image.numpy().tobytes()).digest() for image in faces.images]
 
-# %% ../nbs/00c_splits.ipynb #523f567c
+# %% ../nbs/00c_splits.ipynb #a0b69f00
 def _with_valid(faces, name):
     "Refuse faces without a valid split"
     if faces.valid is None:
@@ -63,6 +63,7 @@ def authors(faces:Faces)->Faces:
     "Select and report on test"
     return replace(faces, valid=faces.test, name=f'{faces.name}/authors')
 
+# %% ../nbs/00c_splits.ipynb #3084933f
 @part('protocol', 'dedup')
 def without_copies(faces:Faces)->Faces:
     "Leave out training images whose pixels are those of an image that is evaluated"
@@ -79,7 +80,7 @@ def protocol(faces:Faces, # as loaded
     faces = find_part('protocol', name).build(faces)
     return without_copies(faces) if dedup and name != 'dedup' else faces
 
-# %% ../nbs/00c_splits.ipynb #a62b6838
+# %% ../nbs/00c_splits.ipynb #8f08e5ce
 def _phashes(images):
     "64-bit perceptual hashes of uint8 (n, C, H, W), as uint8 (n, 8)"
     from imagehash import phash
@@ -91,7 +92,7 @@ def _phashes(images):
 
 def perceptual_hashes(sets)->np.ndarray: # uint64 (N,)
     "Perceptual hashes of all images of some `FaceSet`s"
-    pieces = [(faces.images[i:i+1024].numpy(),) for faces in sets for i in range(0, len(faces), 1024)]
+    pieces = [(images.numpy(),) for faces in sets for images in faces.images.split(1024)]
     hashes = in_processes(_phashes, pieces, 'perceptual hashes', 1024)
     return np.concatenate(list(hashes)).view(np.uint64)[:, 0]
 
@@ -120,14 +121,16 @@ def groups(pairs, # (M, 2) positions
 
 # %% ../nbs/00c_splits.ipynb #24c97d13
 def duplicates(faces:Faces,
-               distance:int|None=None, # None: equal pixels; else hashes differ in so many bits at most
+               distance:int|None=None, # None: equal pixels; else bits in which hashes differ
               )->pd.DataFrame: # a row per picture that is not alone: group, split, row, name, label
     "Pictures that occur more than once, within and between splits"
     sets = faces.splits
-    table = pd.concat([pd.DataFrame(dict(
-        split=split, row=range(len(one)), name=one.names,
-        label=[faces.vocab[label] for label in one.labels.tolist()])) for split, one in sets.items()],
-        ignore_index=True)
+    tables = []
+    for split, one in sets.items():
+        labels = [faces.vocab[label] for label in one.labels.tolist()]
+        rows = dict(split=split, row=range(len(one)), name=one.names, label=labels)
+        tables.append(pd.DataFrame(rows))
+    table = pd.concat(tables, ignore_index=True)
     if distance is None:
         first = {}
         every = [digest for one in sets.values() for digest in digests(one)]

@@ -210,12 +210,12 @@ def test_warm_start_leaves_the_csv_alone(demo, tmp_path, faces):
 
 
 SLOW = '''import sys, time
-from fer_nr import datasets
-quick = datasets.picture
+from fer_nr import datasets, lists
+quick = lists.picture
 def slow(*args, **kwargs):
     time.sleep(.05)
     return quick(*args, **kwargs)
-datasets.picture = slow
+lists.picture = slow
 datasets.ferplus(sys.argv[1], source='folders', cache=sys.argv[2])'''
 
 
