@@ -18,10 +18,10 @@ from fastai.callback.core import Callback
 from torch import nn
 
 from .augment import Augment
-from .evaluation import _digits, authors_accuracy, predict
+from .evaluation import authors_accuracy, decode_classes, encode_classes, predict
 from .files import read_json, read_metadata, write_json
 from .locks import claim
-from .results import Record, decode_classes, read_record
+from .results import Record, read_record
 from .robustness import KINDS, robustness
 from .runs import build_learner, build_model, environment, load_faces
 from .spec import RunSpec
@@ -78,7 +78,7 @@ class SelectionTrace(Callback):
                 ):
         if faces.valid is None:
             raise ValueError(f'{faces.name} has no valid images: take another protocol')
-        labels = dict(valid=_digits(faces.valid.labels), test=_digits(faces.test.labels))
+        labels = {name:encode_classes(faces.splits[name].labels) for name in ('valid','test')}
         self.file,self.faces,self.seed = Path(path)/'trace.json',faces,seed
         self.trace = dict(meta or {}, labels=labels, epochs=[])
 
@@ -97,7 +97,7 @@ class SelectionTrace(Callback):
         logits = dict(valid=predict(model, self.faces.valid), test=predict(model, test),
                       augmented=predict_augmented(model, test, 1000*self.seed+self.epoch),
                       zoomed=predict_augmented(model, test, None))
-        answers = {name:_digits(values.argmax(1)) for name,values in logits.items()}
+        answers = {name:encode_classes(values.argmax(1)) for name,values in logits.items()}
         self.trace['epochs'].append(dict(epoch=self.epoch+1, **answers))
         write_json(self.file, self.trace)
 
@@ -110,7 +110,8 @@ def about_run(spec:RunSpec, faces, device)->dict:
     machine = environment(device)
     del machine['peak_memory_mb']
     recipe = asdict(spec.recipe_of())
-    return dict(id=spec.id, spec=asdict(spec)|names, recipe=recipe, data=data|dict(images=images))|machine
+    about = dict(id=spec.id, spec=asdict(spec)|names, recipe=recipe, data=data|dict(images=images))
+    return about|machine
 
 def trace_run(spec:RunSpec,      # what to train
               path,              # folder of this training
@@ -136,9 +137,7 @@ def right_answers(trace:dict, # as from `trace_run`
                  )->np.ndarray: # (epochs, N) bool
     "Which answers are right after each epoch"
     labels = decode_classes(trace['labels']['valid' if name=='valid' else 'test'])
-    answers = [decode_classes(epoch[name]) for epoch in trace['epochs']]
-    if any(len(o)!=len(labels) for o in answers):
-        raise ValueError(f'trace: {name} has {len(labels)} labels and another number of answers')
+    answers = [decode_classes(epoch[name], len(labels)) for epoch in trace['epochs']]
     return np.stack(answers)==labels
 
 def trace_accuracies(trace:dict # as from `trace_run`
@@ -233,7 +232,7 @@ def robustness_run(path,                         # folder of a finished run
                    kinds=None,                   # names in `KINDS`; None: all
                    seed:int=0                    # of what is random in the corruptions
                   )->dict:                       # the file's content: id, spec, data, labels, kinds
-    "Measure a finished run under each corruption; raises `ValueError` for answers unlike its record"
+    "Measure a finished run under each corruption; raises `ValueError` for answers unlike recorded"
     record,faces,model = load_run(path, data_path)
     file = Path(results)/f"{record['id']}.json"
     found = dict(id=record['id'], spec=record['spec'], data=record['data'], seed=seed,
