@@ -1,4 +1,4 @@
-"Whole runs by command and papermill: progress, record, resume after `kill -9`, what bad input prints."
+"Whole runs by command and papermill: progress, record, resume after `kill -9`, bad input."
 import json
 import os
 import re
@@ -64,7 +64,8 @@ def tiny(tmp_path_factory):
     (folder / 'tiny.yaml').write_text(yaml.safe_dump(TINY))
     args = (folder / 'tiny.yaml', '--runs', folder / 'runs', '--results', folder / 'results')
     first, ended = start(*args), {}
-    while not (folder / 'runs' / RunSpec(**TINY).id / 'command.lock').exists() and first.poll() is None:
+    lock = folder / 'runs' / RunSpec(**TINY).id / 'command.lock'
+    while not lock.exists() and first.poll() is None:
         time.sleep(.05)
     second = start(*args)
     for name, process in dict(winner=first, loser=second).items():
@@ -215,7 +216,8 @@ def test_locks(tmp_path):
         assert {file: file.read_text() for file in (tmp_path / 'run').iterdir()} == before
     assert not is_running(tmp_path / 'run')
     code = f'from fer_nr.locks import claim; claim({str(tmp_path / "run")!r}); input()'
-    holder = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, env=ENV, cwd=ROOT)
+    holder = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, env=ENV,
+                              cwd=ROOT)
     while not is_running(tmp_path / 'run'):
         time.sleep(.05)
     with pytest.raises(RuntimeError, match=f'trained by process {holder.pid} '):
@@ -257,7 +259,10 @@ def test_options_stand_anywhere(capfd):
     assert 'write lr=0.1' in err and err.count('\n') == 1
 
 
-@pytest.mark.parametrize('file', sorted((TRAIN.parent / 'params').glob('*.yaml')), ids=lambda f: f.stem)
+PARAMETER_FILES = sorted((TRAIN.parent / 'params').glob('*.yaml'))
+
+
+@pytest.mark.parametrize('file', PARAMETER_FILES, ids=lambda file: file.stem)
 def test_parameter_files_are_valid(file):
     content = read_yaml(file)
     assert load_table(file)['rows'] if 'rows' in content else spec_from(content)
