@@ -1,7 +1,8 @@
 """A function and the comments on its parameters are also a command of the terminal.
 
-fastcore's `call_parse` does this too, but its versions spell one flag differently (`--data_path`, `--data-path`): here
-each flag has both spellings. Options may stand anywhere among the other words, and errors are one line.
+fastcore's `call_parse` does this too, but its versions spell one flag differently (`--data_path`,
+`--data-path`): here each flag has both spellings. Options may stand anywhere among the other words,
+and errors are one line.
 """
 import argparse
 import sys
@@ -40,7 +41,8 @@ class _Parser(argparse.ArgumentParser):
         for word in rest:
             if word.startswith('--'):
                 name, _, value = word[2:].partition('=')
-                self.error(f"unrecognized arguments: {word}; parameters are written without dashes: {name}={value or '…'}")
+                self.error(f"unrecognized arguments: {word}; if it is a parameter, write "
+                           f"{name}={value or 'VALUE'}")
         if rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         return vars(known)
@@ -64,7 +66,8 @@ def _add(parser, name, parameter):
         settings |= dict(type=kind, metavar=kind.__name__)
     if parameter.default and kind is not bool:
         settings['help'] += ' (default: %(default)s)'
-    parser.add_argument(*dict.fromkeys(['--' + name, '--' + name.replace('_', '-')]), **settings)
+    spellings = dict.fromkeys(['--' + name, '--' + name.replace('_', '-')])
+    parser.add_argument(*spellings, **settings)
 
 
 def _layout(prog):
@@ -72,11 +75,13 @@ def _layout(prog):
 
 
 def parser(func: Callable, more: str = '') -> argparse.ArgumentParser:
-    """The command line of `func`, a function with annotated parameters and docments; `more` stands under its help.
+    """The command line of `func`, with annotated parameters and docments; `more` is under its help.
 
-    A `list` is positional, a `bool` is a switch, a `Literal` has choices, everything else is a flag with a value.
+    A `list` is positional, a `bool` is a switch, a `Literal` has choices, everything else is a flag
+    with a value.
     """
-    line = _Parser(func.__name__, description=func.__doc__, epilog=more, formatter_class=_layout, allow_abbrev=False)
+    line = _Parser(func.__name__, description=func.__doc__, epilog=more, formatter_class=_layout,
+                   allow_abbrev=False)
     for name, parameter in docments(func, full=True, returns=False).items():
         _add(line, name, parameter)
     return line
@@ -85,8 +90,8 @@ def parser(func: Callable, more: str = '') -> argparse.ArgumentParser:
 def command(func: Callable | None = None, more: Callable = str) -> Callable:
     """Decorator: `func` is also a command; `more` gives what stands under its help.
 
-    It reads the command line where the program is named like it and it was called without arguments, as
-    `console_scripts` do; any other call is a plain call.
+    It reads the command line where the program is named like it and it was called without
+    arguments, as `console_scripts` do; any other call is a plain call.
     """
     if func is None:
         return lambda func: command(func, more)

@@ -1,6 +1,7 @@
-"""Who trains a run: a lock on its folder, which ends with the process that holds it, however that ends.
+"""Who trains a run: a lock on its folder, which ends with the process that holds it, in any case.
 
-The process that trains holds `lock`; the command that started it, and shows its progress, holds `command.lock`.
+The process that trains holds `lock`; the command that started it, and shows how it goes on, holds
+`command.lock`.
 """
 import contextlib
 import fcntl
@@ -17,7 +18,8 @@ _held = {}  # the locks of this process
 def claim(path: Path | str, wait: float = 20) -> Path:
     """Lock a run's folder for this process, for as long as it lives, and return it.
 
-    Waits up to `wait` seconds for a process that is ending; raises `RuntimeError` in one line if another one trains there.
+    Waits up to `wait` seconds for a process that is ending; raises `RuntimeError` in one line, with
+    who it is, if another one trains there.
     """
     path = Path(path)
     if path.resolve() not in _held:
@@ -27,7 +29,7 @@ def claim(path: Path | str, wait: float = 20) -> Path:
 
 @contextlib.contextmanager
 def commanding(path: Path | str, wait: float = 20):
-    "Hold a run's folder while a command trains there, by a process of its own; raises `RuntimeError` like `claim`"
+    "Hold a run's folder while another process of ours trains there; raises as `claim` does"
     file = _lock(Path(path) / 'command.lock', wait)
     try:
         wait_for_trainer(path, wait)
@@ -37,7 +39,7 @@ def commanding(path: Path | str, wait: float = 20):
 
 
 def wait_for_trainer(path: Path | str, wait: float = 20):
-    "Wait until nobody trains in a run's folder, such as a process that outlived its command; raises `RuntimeError`"
+    "Wait until nobody trains in a run's folder, such as a process that outlives its command"
     end = time.time() + wait
     while _is_locked(Path(path) / 'lock'):
         if time.time() > end:
@@ -51,7 +53,7 @@ def is_running(path: Path | str) -> bool:
 
 
 def _lock(path, wait):
-    "The open and locked file; its content says who holds it, and is written when the lock is held, not before"
+    "The open and locked file; who holds it is written there once it is held, not before"
     path.parent.mkdir(parents=True, exist_ok=True)
     file = open(path, 'a+', encoding='utf-8')
     end = time.time() + wait
@@ -89,4 +91,5 @@ def _taken(path):
     "The error that says who holds a lock"
     who = path.read_text(encoding='utf-8', errors='replace')
     who = who if who.isprintable() and 0 < len(who) < 200 else 'another process'
-    return RuntimeError(f'{path.parent.name} is being trained by {who}: wait for it, or stop it')
+    run = path.resolve().parent.name
+    return RuntimeError(f'{run} is being trained by {who}: wait for it, or stop it')

@@ -1,4 +1,4 @@
-"""A method is what a run trains: the plain backbone, or a published method around one. Each is a class with three verbs."""
+"""A method is what a run trains: the plain backbone, or a published method around one."""
 from torch import nn
 
 from .backbone import fer_model
@@ -9,7 +9,10 @@ __all__ = ['Method']
 
 @part('method', 'plain')
 class Method:
-    "The backbone as it is, and the base of the methods that do more; their constructors' arguments are `method_args`"
+    """The backbone as it is, and the base of the methods that do more.
+
+    The arguments of a method's constructor are the `method_args` of a run.
+    """
 
     def build(self, arch: str, resizer: nn.Module, n_classes: int, **kwargs) -> nn.Module:
         "The model, with the arguments of `fer_model`"

@@ -1,4 +1,4 @@
-"""What a training reports about once a second in `progress.json` of its folder, and how a command shows it"""
+"""What a training reports about once a second in `progress.json`, and how a command shows it"""
 import contextlib
 import math
 import sys
@@ -15,7 +15,7 @@ MEASURES = ('loss', 'images_per_s', 'time')
 
 
 def progress(path: Path | str) -> dict | None:
-    """What the run in folder `path` reported last: epoch, batch, loss, images_per_s, seconds_left, time …
+    """What the run in folder `path` reported last: epoch, batch, loss, images_per_s, time …
 
     None: nothing yet, or nothing that makes sense.
     """
@@ -36,8 +36,9 @@ def progress(path: Path | str) -> dict | None:
 
 def progress_line(report: dict) -> str:
     "A report of `progress` in words"
-    where = f"epoch {report['epoch']}/{report['epochs']}, batch {report['batch']}/{report['batches']}"
-    line = f"{where}, loss {report['loss']:.3f}, {report['images_per_s']:.0f} images/s"
+    line = (f"epoch {report['epoch']}/{report['epochs']}, "
+            f"batch {report['batch']}/{report['batches']}, "
+            f"loss {report['loss']:.3f}, {report['images_per_s']:.0f} images/s")
     if report.get('seconds_left') is None:
         return line
     minutes, seconds = divmod(int(report['seconds_left']), 60)
@@ -46,9 +47,10 @@ def progress_line(report: dict) -> str:
 
 @contextlib.contextmanager
 def showing(path: Path | str, label: str = '', out=None):
-    "Show the progress of the run in folder `path` meanwhile: a bar on a terminal, otherwise a line now and then"
+    "Show how the run in folder `path` goes on: a bar on a terminal, else a line now and then"
     stop = threading.Event()
-    thread = threading.Thread(target=_show, args=(path, stop, label, out or sys.stderr), daemon=True)
+    args = (path, stop, label, out or sys.stderr)
+    thread = threading.Thread(target=_show, args=args, daemon=True)
     thread.start()
     try:
         yield

@@ -1,8 +1,8 @@
-"""One reader of parameters, by the type of the field that a value is for: the same from a command line, YAML, JSON,
-papermill or Python.
+"""One reader of parameters, by the type of the field that a value is for.
 
-Numbers are written as in Python (`5e-4`, `1E-3`, `1_000`), also in YAML; whole numbers are whole; true, false, yes, no,
-on, off, 1 and 0 are truth values; text stays text. A field says what it holds by `setting`.
+It is the same for a command line, YAML, JSON, papermill and Python. Numbers are written as in
+Python (`5e-4`, `1E-3`, `1_000`), also in YAML; whole numbers are whole; true, false, yes, no, on,
+off, 1 and 0 are truth values; text stays text. A field says what it holds by `setting`.
 """
 import dataclasses
 import math
@@ -17,22 +17,23 @@ import yaml
 from .files import read_text
 from .registry import parts, unknown
 
-__all__ = ['setting', 'in_range', 'Settings', 'read_value', 'choices_of', 'help_of', 'plain_value', 'parse_yaml',
-           'read_yaml']
+__all__ = ['setting', 'in_range', 'Settings', 'read_value', 'choices_of', 'help_of', 'plain_value',
+           'parse_yaml', 'read_yaml', 'weight_folders']
 
-LARGEST_FILE = 200_000  # characters of a YAML file
-MOST_VALUES = 20_000  # values in it, those behind aliases counted each time
+LARGEST_FILE = 100_000  # characters of a YAML file
+MOST_VALUES = 10_000  # values in it, those behind aliases counted each time
 
 
-def setting(default, about: str, kind: str = '', words: tuple = (), range: str = '', file: bool = False,
-            check: Callable | None = None, if_used: bool = False):
-    """A field of a dataclass that `Settings` reads.
+def setting(default, about: str, kind: str = '', words: tuple = (), range: str = '',
+            file: bool = False, check: Callable | None = None, if_used: bool = False):
+    """A field of a dataclass that `Settings` reads; `about` is its help.
 
-    `about` is its help. A text may be one of `words`, or the name of a part of `kind`; with `file` also a file. A number
-    lies in `range`, written as in mathematics: '[0, 1)'. `check` is called with the value and raises `ValueError`.
-    With `if_used` it counts only where a chosen part uses it.
+    A text may be one of `words`, or the name of a part of `kind`; with `file` also a file. A number
+    lies in `range`, written as in mathematics: '[0, 1)'. `check` is called with the value and
+    raises `ValueError`. With `if_used` the field counts only where a chosen part uses it.
     """
-    metadata = dict(about=about, kind=kind, words=words, range=range, file=file, check=check, if_used=if_used)
+    metadata = dict(about=about, kind=kind, words=words, range=range, file=file, check=check,
+                    if_used=if_used)
     if isinstance(default, dict):
         return dataclasses.field(default_factory=dict, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -63,7 +64,7 @@ def help_of(field: dataclasses.Field) -> str:
 
 
 class Settings:
-    "Base of a frozen dataclass whose fields are made with `setting`: each value is read by its field's type and checked"
+    "Base of a frozen dataclass of `setting`s: each value is read by its field's type, and checked"
 
     def __post_init__(self):
         problems = []
@@ -79,7 +80,8 @@ class Settings:
 def read_value(field: dataclasses.Field, value):
     """The value of a field, in its type; raises `ValueError` in one line with the field's name.
 
-    Nothing (None, or an empty text) is the default of a text or a mapping; None is that of a number whose default it is.
+    Nothing (None, or an empty text) is the default of a text or a mapping. A number is None only
+    where that is its default.
     """
     default = field.default_factory() if field.default is dataclasses.MISSING else field.default
     empty = value is None or isinstance(value, str) and not value.strip()
@@ -122,7 +124,7 @@ def _check_word(field, value):
 
 
 def weight_folders() -> list[str]:
-    "Where weight files are looked for: here, and in the folder that the environment's FER_NR_WEIGHTS names"
+    "Where weight files are looked for: here, and in the environment's FER_NR_WEIGHTS"
     return ['.', os.environ.get('FER_NR_WEIGHTS', '.')]
 
 
@@ -146,7 +148,8 @@ def _as_int(value):
     return int(number)
 
 
-_TRUTH = {'true': True, 'yes': True, 'on': True, '1': True, 'false': False, 'no': False, 'off': False, '0': False}
+_TRUTH = (dict.fromkeys(('true', 'yes', 'on', '1'), True)
+          | dict.fromkeys(('false', 'no', 'off', '0'), False))
 
 
 def _as_bool(value):
@@ -202,8 +205,10 @@ class Plain(str):
 
 
 def plain_value(value):
-    """A value of which no field says the type: unquoted words of YAML become numbers, truth values or None where they
-    look like it, whole numbers are whole, tuples are lists; raises `ValueError` for anything that JSON cannot hold.
+    """A value of which no field says the type; raises `ValueError` for what JSON cannot hold.
+
+    Words of YAML without quotes become numbers, truth values or None where they look like it; whole
+    numbers are whole, tuples are lists.
     """
     if isinstance(value, dict):
         return {str(name): plain_value(item) for name, item in value.items()}
@@ -238,7 +243,7 @@ def _guess(word):
 
 class _Loader(yaml.SafeLoader):
     "YAML whose scalars stay text, as `Plain` where they have no quotes"
-    yaml_implicit_resolvers = {'<': yaml.SafeLoader.yaml_implicit_resolvers['<']}  # merging, `<<: *base`
+    yaml_implicit_resolvers = {'<': yaml.SafeLoader.yaml_implicit_resolvers['<']}  # `<<: *base`
 
     def construct_scalar(self, node):
         text = super().construct_scalar(node)
@@ -249,7 +254,7 @@ _Loader.add_constructor('tag:yaml.org,2002:str', _Loader.construct_scalar)
 
 
 def _count(node, counted):
-    "How many values a node holds, those behind aliases each time; raises `ValueError` for a key that stands there twice"
+    "How many values a node holds, behind aliases each time; refuses a key that is there twice"
     if counted.get(id(node), 0) is None:
         raise ValueError(f'line {node.start_mark.line + 1} refers to itself')
     if id(node) not in counted:
@@ -272,12 +277,13 @@ def _check_keys(node):
         if not isinstance(key, yaml.ScalarNode):
             raise ValueError(f'line {line}: expected a name, found a {key.id}')
         if key.value in seen:
-            raise ValueError(f'line {line}: {key.value} is there twice, first in line {seen[key.value]}')
+            first = seen[key.value]
+            raise ValueError(f'line {line}: {key.value} is there twice, first in line {first}')
         seen[key.value] = line
 
 
 def parse_yaml(text: str):
-    "What YAML says, with unquoted words as `Plain`; raises `ValueError` in one line, with the line's number"
+    "What YAML says, unquoted words as `Plain`; raises `ValueError` in one line, with its place"
     if len(text) > LARGEST_FILE:
         raise ValueError(f'{len(text):,} characters: expected at most {LARGEST_FILE:,}')
     try:
@@ -298,7 +304,7 @@ def parse_yaml(text: str):
 
 
 def read_yaml(path: Path | str) -> dict:
-    "The mapping in a YAML (or JSON) file; raises `FileNotFoundError`, or `ValueError` with file and line"
+    "The mapping in a YAML or JSON file; raises `FileNotFoundError` or `ValueError`, with the line"
     text = read_text(path, 'a YAML file')
     try:
         content = parse_yaml(text)
