@@ -152,6 +152,8 @@ def _read_entry(path, key):
         if set(content) == {'meta', 'sha256'} and isinstance(content['meta'], str):
             meta = json.loads(content['meta'])
             return meta, content['sha256'], content['meta']
+        if 'sha256' in content or isinstance(content.get('meta'), str):
+            raise ValueError('one of its names is misspelt')
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{path}: its metadata are damaged ({error}): make the file again') from None
     return content, None, entry
