@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['ARCHS', 'SOURCES', 'check_arch', 'build_trunk', 'misfit', 'trunk_with', 'trunk_from_file', 'trunk_from_hub',
-           'mlp_head', 'linear_head', 'FERModel', 'fer_model', 'param_groups', 'resizer_args', 'save_weights',
-           'load_weights', 'load_model', 'find_method']
+           'mlp_head', 'linear_head', 'FERModel', 'fer_model', 'param_groups', 'resizer_args', 'resizer_of',
+           'save_weights', 'load_weights', 'load_model', 'find_method']
 
 # %% ../nbs/03_backbone.ipynb #12afe0b2
+import copy
 import importlib
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,8 @@ from torch import nn
 
 from .files import check_tensors, load_tensors, read_weights, save_tensors
 from .registry import find_part, near_names, part, parts
-from .resizer import LearnedDownscale, NeuralResizer, STN, SRUpscale
+from .resizer import FrozenUpscale, NeuralResizer, resizer_arguments
+from .superres import network_of
 
 # %% ../nbs/03_backbone.ipynb #dd122df7
 ARCHS = {'ViT': 'vit_small_patch16_224', 'DeiT': 'deit_small_patch16_224',
@@ -267,23 +269,30 @@ def param_groups(model:FERModel, # its trainable parameters, each in one group
 
 # %% ../nbs/03_backbone.ipynb #6e0c782d
 def resizer_args(resizer:nn.Module # any
-                )->dict|None:      # of `NeuralResizer`; None if it holds modules of somebody's own
-    "The arguments that make a resizer again, but for its weights and `augment`"
-    if hasattr(resizer, 'arguments'): return resizer.arguments()
-    if type(resizer) is not NeuralResizer: return None
-    up, down = resizer.up, resizer.down
-    sr = 'conv' if getattr(up, 'scale', None) == 1 and resizer.up_size != resizer.in_size else 'sr'
-    names = {SRUpscale: sr, LearnedDownscale: 'ltr'}
-    arguments = dict(up=names.get(type(up), getattr(up, 'mode', 'images')),
-                     stn=isinstance(resizer.stn, STN),
-                     down=names.get(type(down), getattr(down, 'mode', 'none')),
-                     in_size=resizer.in_size, up_size=resizer.up_size, size=resizer.size,
-                     in_chans=getattr(up, 'in_chans', 3))
-    try: twin = NeuralResizer(**arguments)
-    except ValueError: return None
-    alike = all(repr(getattr(twin, place)) == repr(getattr(resizer, place))
-                for place in ('up', 'stn', 'down'))
-    return arguments if alike and getattr(down, 'scale_factor', None) is None else None
+                )->dict|None:      # what `resizer_of` takes; None: modules that no name stands for
+    "The arguments that make a resizer again; a frozen network is known by its tensors"
+    arguments = resizer_arguments(resizer)
+    if arguments is not None or not isinstance(getattr(resizer, 'up', None), FrozenUpscale):
+        return arguments
+    up, plain = resizer.up, copy.copy(resizer)
+    plain._modules = dict(resizer._modules, up=nn.Identity()) # the rest must have names
+    plain.names = dict(resizer.names, up='images')
+    arguments = resizer_arguments(plain)
+    if arguments is None: return None
+    given = dict(scale=up.scale, white=up.white, in_chans=up.in_chans, multiple_of=up.multiple_of)
+    return dict(arguments, up=given)
+
+def resizer_of(arguments:dict, # of `resizer_args`
+               tensors:dict    # of the whole model
+              )->NeuralResizer:
+    "The resizer that `resizer_args` described; raises `ValueError` for a network that nobody knows"
+    if isinstance(arguments['up'], dict):
+        prefix = 'resizer.up.net.'
+        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()
+               if name.startswith(prefix)}
+        network = network_of(own, 'the up-scaler (give resizer= if it is your own)')['net']
+        arguments = dict(arguments, up=FrozenUpscale(network, **arguments['up']))
+    return NeuralResizer(**arguments)
 
 # %% ../nbs/03_backbone.ipynb #5686e545
 def save_weights(model:nn.Module, # as `fer_model` or a method made it, with `args`
@@ -334,7 +343,7 @@ def _fill(model, tensors, path, arch):
                          'load_model builds one that fits')
     model.load_state_dict(tensors, strict=False)
 
-# %% ../nbs/03_backbone.ipynb #73081d98
+# %% ../nbs/03_backbone.ipynb #8d08551a
 def load_weights(model:nn.Module, # receives the tensors
                  path:str|Path    # written by `save_weights`
                 )->dict: # the file's `meta`
@@ -354,10 +363,10 @@ def load_model(path:str|Path, # written by `save_weights`, as a run's best.safet
         raise ValueError(f'{path}: its resizer held a module that no name stands for: '
                          'give resizer=')
     try:
-        if resizer is None: resizer = NeuralResizer(**saved)
+        if resizer is None: resizer = resizer_of(saved, tensors)
         build = fer_model if method == 'plain' else find_method(method).build(**method_args).build
         model = build(resizer=resizer, **args)
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         why = ' '.join(str(error).split())[:300]
         raise ValueError(f'{path}: its metadata build no model: {why}') from error
     _fill(model, tensors, path, arch)

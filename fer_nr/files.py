@@ -270,8 +270,9 @@ def _load_state(path):
         return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch raises some ten kinds
         size = path.stat().st_size
-        raise ValueError(f'{path} ({size:,} bytes) cannot be read as weights ({type(error).__name__}): expected a whole '
-                         '.safetensors, or a .pth that holds tensors and no other objects') from None
+        raise ValueError(f'{path} ({size:,} bytes) cannot be read as weights ({type(error).__name__}): '
+                         'expected a whole .safetensors, or a .pth that holds tensors and no other objects'
+                         ) from None
 
 
 # --- several processes ---------------------------------------------------------------------

@@ -368,7 +368,7 @@ def test_real_weights(weights, size):
 
 # ---- to a file and back
 
-@pytest.mark.parametrize('kind', [kind for kind in RESIZERS if kind != 'rfdn_ltr'])
+@pytest.mark.parametrize('kind', RESIZERS)
 @pytest.mark.parametrize('head', ['mlp', 'linear'])
 def test_round_trip(tmp_path, kind, head):
     path = tmp_path/'m.safetensors'
@@ -398,12 +398,14 @@ def test_files_from_before_the_digest(tmp_path):
 def test_own_modules_must_be_brought(tmp_path):
     def narrow():
         return NeuralResizer('bilinear', down=LearnedDownscale(n=8, size=32), up_size=64, size=32)
-    for make in (RESIZERS['rfdn_ltr'], narrow):
+    def unknown_network():
+        return NeuralResizer(FrozenUpscale(nn.Upsample(scale_factor=2), 2), up_size=96, size=32)
+    for make in (narrow, unknown_network):
         m = fer_model(TINY, make(), depth=1).eval()
         save_weights(m, tmp_path/'m.safetensors')
         with pytest.raises(ValueError) as e:
             load_model(tmp_path/'m.safetensors')
-        one_line(e, 'give resizer=')
+        one_line(e, 'm.safetensors', 'give resizer=')
         with torch.no_grad():
             assert torch.equal(load_model(tmp_path/'m.safetensors', make())(x), m(x))
 
