@@ -198,11 +198,11 @@ def suppress(found:np.ndarray, # (F, 15), best first
             kept.append(i)
     return found[kept]
 
-# %% ../nbs/08_photographs.ipynb #062ad74e
+# %% ../nbs/08_photographs.ipynb #47e26a75
 class FaceDetector:
     "YuNet in onnxruntime: where the faces of a picture are"
     def __init__(self,
-                 score:float=.7, # least score of a face, 0 to 1
+                 score:float=.6, # least score of a face, 0 to 1
                  looks:tuple=(480, 1920), # longest sides, px, of the first and of the second look
                  small:int=40, # a face below this many px in the first look asks for the second
                 ):
@@ -216,13 +216,12 @@ class FaceDetector:
         self.small = small
 
     def look(self, picture:Image.Image, # RGB
-             side:int, # longest side of the copy that is searched, px
+             factor:float=1., # size of the copy that is searched, in sizes of the picture
             )->np.ndarray: # (F, 15) in the picture's pixels, best first
         "One look at a copy of the picture"
-        factor = min(1, side/max(picture.size))
         width, height = (max(1, round(factor*o)) for o in picture.size)
         copy = picture
-        if factor < 1:
+        if factor != 1:
             copy = picture.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2)
         padded = np.zeros((-(-height//32)*32, -(-width//32)*32, 3), np.float32)
         padded[:height, :width] = np.asarray(copy)[:, :, ::-1]  # YuNet wants BGR
@@ -236,11 +235,12 @@ class FaceDetector:
     def __call__(self, picture:Image.Image # RGB
                 )->np.ndarray: # (F, 15), see `COLUMNS`, from left to right
         "All faces of a picture"
-        first, second = self.looks
-        found = self.look(picture, first)
-        factor = min(1, first/max(picture.size))
-        if factor < 1 and (not len(found) or found[:, 3].min()*factor < self.small):
-            found = self.look(picture, second)
+        first, second = (side/max(picture.size) for side in self.looks)
+        found = self.look(picture, min(1, first))
+        small = first < 1 and len(found) and found[:, 3].min()*first < self.small
+        if small or not len(found):
+            again = self.look(picture, min(2, second))
+            found = again if len(again) >= len(found) else found
         return found[found[:, 0].argsort(kind='stable')]
 
 # %% ../nbs/08_photographs.ipynb #8f043b48

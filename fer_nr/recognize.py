@@ -55,7 +55,7 @@ def views(sources, # of `find_sources`
         except (ValueError, OSError) as error:
             problems.append(str(error))
 
-# %% ../nbs/08_recognize.ipynb #704c01f6
+# %% ../nbs/08_recognize.ipynb #859add46
 BEFORE = ['source', 'frame', 'time', *COLUMNS]
 
 def face_table(view:View|None=None, # the picture; None: a table without rows
@@ -79,7 +79,7 @@ def answer_table(shares:np.ndarray, # (N, K), rows sum to one
     logarithms = np.log2(np.maximum(shares, 1e-12))
     winner = [vocab[i] for i in shares.argmax(1)]
     table['expression'] = pd.Series(winner, dtype=str)
-    table['entropy'] = -(shares * logarithms).sum(1)
+    table['entropy'] = (shares * -logarithms).sum(1)
     return table
 
 # %% ../nbs/08_recognize.ipynb #34d7636e

@@ -147,6 +147,15 @@ def test_a_small_face_in_a_large_picture_is_found(recognize):
     assert 2240 < face[0] < 2320 and 1520 < face[1] < 1560 and 60 < face[2] < 90
 
 
+def test_a_face_of_24_pixels_is_found_by_the_second_look(recognize):
+    wall = Image.new('RGB', (200, 150), 'grey')
+    wall.paste(Image.open(HOPPER).resize((60, 70)), (30, 40))
+    detector = FaceDetector()
+    face, = detector(wall)
+    x, y = face[:2] + face[2:4]/2
+    assert 20 < face[3] < 32 and abs(x - 61) < 4 and abs(y - 67) < 4
+
+
 def test_cutting_is_exact_where_nothing_is_to_be_resized():
     pixels = np.random.default_rng(0).integers(0, 256, (60, 70, 3), np.uint8)
     picture = Image.fromarray(pixels)
@@ -278,7 +287,7 @@ def test_the_detector_is_opencvs():
     model = str(Path(fer_nr.__file__).parent/'models'/'yunet.onnx')
     reference = cv2.FaceDetectorYN.create(model, '', picture.size, .3, .3)
     theirs = reference.detect(np.ascontiguousarray(np.asarray(picture)[:, :, ::-1]))[1]
-    np.testing.assert_allclose(FaceDetector(score=.3).look(picture, 608), theirs, atol=.05)
+    np.testing.assert_allclose(FaceDetector(score=.3).look(picture), theirs, atol=.05)
 
 
 def test_the_square_is_around_the_box():

@@ -66,7 +66,7 @@ def measure_framing(faces, limit):
     detector = FaceDetector(score=.6)
     boxes = []
     for i in some:
-        found = detector.look(enlarged(train.images[i].numpy(), factor, margin), 10_000)
+        found = detector.look(enlarged(train.images[i].numpy(), factor, margin))
         if len(found):
             best = found[0, :14] - np.array([margin, margin, 0, 0] + 10*[margin])
             boxes.append(best / (48*factor))  # in sides of the image
@@ -133,7 +133,7 @@ def measure_boxes(faces, limit):
     rows = []
     for i in range(n):
         picture = enlarged(valid.images[i].numpy())
-        face = detector.look(picture, 10_000)
+        face = detector.look(picture)
         if len(face):
             pictures.append(picture)
             found.append(face[0])
