@@ -9,6 +9,8 @@ setup(name=cfg['lib_name'], version=cfg['version'], description=cfg['description
     author_email=cfg['author_email'], license='Apache-2.0', url=cfg['git_url'], keywords=cfg['keywords'],
     long_description=Path('README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     packages=find_packages(include=[cfg['lib_path'], cfg['lib_path']+'.*']), python_requires='>='+cfg['min_python'],
-    install_requires=cfg['requirements'].split(), extras_require=dict(dev=cfg['dev_requirements'].split()),
+    install_requires=cfg['requirements'].split(),
+    extras_require={name: cfg[f'{name}_requirements'].split() for name in ('dev', 'recognize', 'onnx')},
+    package_data={cfg['lib_name']: ['models/*']},
     entry_points=dict(console_scripts=cfg['console_scripts'].split(), nbdev=[f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]),
     zip_safe=False)
