@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ONE_OR_MORE', 'RELIABILITY', 'PAIRED', 'DIFFERING', 'RUN_VIEWS', 'run_folders', 'run_logits', 'run_model',
-           'read_picture', 'Moved', 'Explorer', 'labelled', 'all_and', 'explore_faces', 'explore_resizer',
-           'resizer_controls', 'find_labelled', 'explore_loss', 'runs_html', 'explore_runs', 'untrained_vit',
-           'explore_attention']
+           'read_picture', 'labelled', 'all_and', 'described', 'png_of', 'image_tag', 'alert_tag', 'Moved', 'Explorer',
+           'explore_faces', 'explore_resizer', 'resizer_controls', 'find_labelled', 'explore_loss', 'runs_html',
+           'explore_runs', 'untrained_vit', 'explore_attention']
 
 # %% ../nbs/10_lab.ipynb #c4fb3e41
 import base64
@@ -47,7 +47,6 @@ def run_folders(
         recs = [r for r in recs if r['data'].get('fingerprint') == faces.fingerprint]
     return {r['id']: Path(runs)/r['id'] for r in recs}
 
-# %% ../nbs/10_lab.ipynb #ea47464d
 def run_logits(
     folder,  # of a run
 ) -> dict:  # split -> float32 (N, K); empty where they were not kept
@@ -103,7 +102,64 @@ def read_picture(
     pixels = torch.from_numpy(np.array(square)).view(1, side, side, chans)
     return pixels.permute(0, 3, 1, 2).float()/255
 
-# %% ../nbs/10_lab.ipynb #8f3f1e56
+# %% ../nbs/10_lab.ipynb #d444fb21
+def labelled(
+    kind,  # a class of ipywidgets
+    label: str,  # what stands beside the control
+    **options,  # of the class
+):
+    "A control with its label, all of one width; it reports a value when it has settled"
+    if kind in (W.IntSlider, W.FloatSlider, W.Text):
+        options['continuous_update'] = False
+    control = kind(description=label, layout=W.Layout(width='auto'), **options)
+    if kind is not W.FileUpload:
+        control.style.description_width = '8em'
+    return control
+
+def all_and(
+    vocab,  # K class names
+) -> list:  # (shown, value)
+    "Options of a control that chooses a class, or '' for all of them"
+    return [('all', ''), *zip(vocab, vocab)]
+
+def described(
+    controls: dict,  # argument of a drawing function -> control
+) -> str:
+    "What a screen reader says of a picture: the controls that have an effect, and their values"
+    words = []
+    for control in controls.values():
+        if control.layout.display != 'none' and not isinstance(control, W.FileUpload):
+            value = getattr(control, 'label', None) or control.value
+            words.append(f'{control.description}: {value}')
+    return 'Picture of ' + ', '.join(words)
+
+# %% ../nbs/10_lab.ipynb #dbec1d1e
+def png_of(
+    figure,  # of matplotlib
+) -> bytes:
+    "A figure as PNG, quickly"
+    file = io.BytesIO()
+    figure.savefig(file, format='png', dpi=160, pil_kwargs=dict(compress_level=1))
+    return file.getvalue()
+
+def image_tag(
+    png: bytes,
+    width: int,  # pixels
+    alt: str,  # for who does not see it
+) -> str:
+    "HTML of a picture"
+    source = 'data:image/png;base64,' + base64.b64encode(png).decode()
+    size = f'width="{width}" style="max-width: 100%; height: auto"'
+    return f'<img class="widget-image" alt="{html_text(alt)}" {size} src="{source}">'
+
+def alert_tag(
+    error,  # an exception or a text
+) -> str:
+    "HTML of an error: one line"
+    style = 'color: var(--jp-error-color1, #b00020)'
+    return f'<span role="alert" style="{style}">{html_text(error)}</span>'
+
+# %% ../nbs/10_lab.ipynb #c4e7f333
 class Moved(Exception):
     "A control has moved meanwhile: what is being drawn is not wanted any more"
 
@@ -114,24 +170,14 @@ class Explorer(W.VBox):
         draw,  # (explorer, **values of the controls) -> matplotlib figure
         controls: dict,  # argument of `draw` -> ipywidgets control
     ):
-        self.draw, self.controls = draw, controls
+        self.draw, self.controls, self.view = draw, controls, self
         self.drawing, self.drawn, self.changed = False, {}, set()
-        self.error, self.png = '', b''  # the one line, and the picture alone
+        self.error, self.png = '', b''  # the line, and the picture alone
         self.note, self.table, self.picture = W.HTML(), W.HTML(), W.HTML()
         self.bar = W.FloatProgress(layout=W.Layout(width='14em', display='none'))
-        lists = [c for c in controls.values() if isinstance(c, W.SelectMultiple)]
-        grid = W.Layout(grid_template_columns='repeat(auto-fill, minmax(23em, 1fr))',
-                        grid_gap='2px 1.5em', max_width='72em')
-        others = W.GridBox([c for c in controls.values() if c not in lists], layout=grid)
-        line = W.HBox([self.bar, self.note])
-        line.layout.min_height, line.layout.align_items = '2em', 'center'
         printed = W.interactive_output(self.update, controls)
-        super().__init__([*lists, others, line, self.table, self.picture, printed])
-
-    @property
-    def view(self):
-        "The box itself, as any ipywidgets container takes it"
-        return self
+        super().__init__([arranged(controls), W.HBox([self.bar, self.note]),
+                          self.table, self.picture, printed])
 
     def values(self) -> dict:
         "What the controls say"
@@ -151,50 +197,35 @@ class Explorer(W.VBox):
         finally:
             self.drawing = False
 
-# %% ../nbs/10_lab.ipynb #017efe2f
+# %% ../nbs/10_lab.ipynb #bafc5ea7
+def arranged(controls):
+    "Lists on top, other controls below in as many columns as there is room for"
+    lists = [control for control in controls.values() if isinstance(control, W.SelectMultiple)]
+    others = [control for control in controls.values() if control not in lists]
+    grid = W.Layout(grid_template_columns='repeat(auto-fill, minmax(23em, 1fr))',
+                    grid_gap='2px 1.5em', max_width='72em')
+    return W.VBox([*lists, W.GridBox(others, layout=grid)])
+
 @patch
 def try_to_draw(self: Explorer):
-    "Draw once; an error becomes one line"
-    self.note.value = 'drawing …'
+    "Draw once; an error becomes one line instead of the picture"
+    self.note.value, self.error = 'drawing …', ''
     try:
         figure = self.draw(self, **self.drawn)
     except Moved:
         return
     except KeyboardInterrupt:
-        self.fail('stopped')
+        self.error = 'stopped'
     except (ValueError, OSError, RuntimeError) as error:  # these are for the person at the keyboard
-        self.fail(error)
+        self.error = one_line(error)
     except Exception as error:
-        self.fail(f'{type(error).__name__}: {error}')
+        self.error = one_line(f'{type(error).__name__}: {error}')
     else:
-        self.show_figure(figure)
-
-@patch
-def fail(self: Explorer, error):
-    "Show an error as one line instead of the picture"
-    self.error = one_line(error)
-    self.picture.layout.display = 'none'
-    style = 'color: var(--jp-error-color1, #b00020)'
-    self.note.value = f'<span role="alert" style="{style}">{html_text(error)}</span>'
-
-@patch
-def show_figure(self: Explorer, figure):
-    "Put a figure into the picture; a screen reader says what the controls say"
-    file = io.BytesIO()
-    figure.savefig(file, format='png', dpi=160, pil_kwargs=dict(compress_level=1))
-    self.error, self.png = '', file.getvalue()
-    words = []
-    for control in self.controls.values():
-        if control.layout.display != 'none' and not isinstance(control, W.FileUpload):
-            value = getattr(control, 'label', None) or control.value
-            words.append(f'{control.description}: {value}')
-    alt = html_text('Picture of ' + ', '.join(words))
-    width = round(figure.get_figwidth()*110)
-    data = base64.b64encode(self.png).decode()
-    size = f'width="{width}" style="max-width: 100%; height: auto"'
-    source = f'src="data:image/png;base64,{data}"'
-    self.picture.value = f'<img class="widget-image" alt="{alt}" {size} {source}>'
-    self.picture.layout.display, self.note.value = None, ''
+        self.png = png_of(figure)
+        width = round(figure.get_figwidth()*110)
+        self.picture.value = image_tag(self.png, width, described(self.controls))
+    self.picture.layout.display = 'none' if self.error else None
+    self.note.value = alert_tag(self.error) if self.error else ''
 
 # %% ../nbs/10_lab.ipynb #8dba378e
 @patch
@@ -232,27 +263,6 @@ def show(self: Explorer, **names):  # control -> is it of use now?
     "Hide the controls that have no effect"
     for name, useful in names.items():
         self.controls[name].layout.display = None if useful else 'none'
-
-# %% ../nbs/10_lab.ipynb #d444fb21
-def labelled(
-    kind,  # a class of ipywidgets
-    label: str,  # what stands beside the control
-    **options,  # of the class
-):
-    "A control with its label, all of one width; it reports a value when it has settled"
-    if kind in (W.IntSlider, W.FloatSlider, W.Text):
-        options['continuous_update'] = False
-    control = kind(description=label, layout=W.Layout(width='auto'), **options)
-    if kind is not W.FileUpload:
-        control.style.description_width = '8em'
-    return control
-
-# %% ../nbs/10_lab.ipynb #aaa0d3db
-def all_and(
-    vocab,  # K class names
-) -> list:  # (shown, value)
-    "Options of a control that chooses a class, or '' for all of them"
-    return [('all', ''), *zip(vocab, vocab)]
 
 # %% ../nbs/10_lab.ipynb #58d2b200
 def explore_faces(
