@@ -11,8 +11,10 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from .registry import near_names
+
 __all__ = ['replacing', 'write_json', 'read_json', 'read_text', 'regular_file', 'save_tensors', 'load_tensors',
-           'read_metadata']
+           'read_metadata', 'read_weights']
 
 
 def regular_file(path: Path | str, what: str = 'a file') -> Path:
@@ -150,6 +152,8 @@ def _read_entry(path, key):
         if set(content) == {'meta', 'sha256'} and isinstance(content['meta'], str):
             meta = json.loads(content['meta'])
             return meta, content['sha256'], content['meta']
+        if 'sha256' in content or isinstance(content.get('meta'), str):
+            raise ValueError('one of its names is misspelt')
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{path}: its metadata are damaged ({error}): make the file again') from None
     return content, None, entry
@@ -167,3 +171,60 @@ def load_tensors(path: Path | str, key: str = 'meta') -> tuple[dict, dict | None
     if digest is not None and _digest(tensors, text) != digest:
         raise ValueError(f'{path} is damaged: its content is not what was written; delete it, or make it again')
     return tensors, meta
+
+
+_WRAPPERS = ('state_dict_ema', 'model_ema', 'params_ema', 'state_dict', 'model_state_dict', 'model', 'params', 'net')
+
+
+def read_weights(path: Path | str) -> dict:
+    """The tensors of a weight file by name: safetensors, or a PyTorch file of tensors. Nothing in the file is run.
+
+    A state dict that other things surround (`{'model': …, 'epoch': 3}`) is taken out of them, and the prefix
+    `module.` of parallel training is dropped. Raises `FileNotFoundError` with the names beside it, or `ValueError`
+    for a file that is damaged, holds no tensors or something else, or has NaN or infinity among its weights.
+    """
+    import torch
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f'no weight file {path}{_beside(path)}')
+    content = _load_state(regular_file(path, 'a weight file'))
+    while isinstance(content, dict):
+        wrapper = next((key for key in _WRAPPERS if isinstance(content.get(key), dict)), None)
+        if wrapper is None:
+            break
+        content = content[wrapper]
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise ValueError(f'{path} holds more than tensors by name: save the state_dict alone')
+    if not content:
+        raise ValueError(f'{path} holds no tensors: expected the weights of a model')
+    for name, tensor in content.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f'{path}: {name} holds NaN or infinity: the training that made it diverged, '
+                             'or the file is damaged')
+    if all(str(name).startswith('module.') for name in content):
+        content = {name.removeprefix('module.'): tensor for name, tensor in content.items()}
+    return content
+
+
+def _beside(path):
+    "What a message about a missing file says of its neighbours"
+    if not path.parent.is_dir():
+        return f'; nor is there a folder {path.parent}'
+    near = near_names(path.name, [neighbour.name for neighbour in path.parent.iterdir()])
+    return f'; beside it: {", ".join(near)}' if near else ''
+
+
+def _load_state(path):
+    "What a weight file holds, whatever its name ends in: safetensors begin with a length and '{'"
+    import torch
+    from safetensors.torch import load_file
+    try:
+        with open(path, 'rb') as file:
+            is_safetensors = file.read(9)[8:] == b'{'
+        if is_safetensors:
+            return load_file(path)
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # torch and safetensors raise some ten kinds
+        size = path.stat().st_size
+        raise ValueError(f'{path} ({size:,} bytes) cannot be read as weights ({type(error).__name__}): expected a whole '
+                         '.safetensors, or a .pth that holds tensors and no other objects') from None

@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-__all__ = ['Part', 'part', 'parts', 'find_part', 'unknown']
+__all__ = ['Part', 'part', 'parts', 'find_part', 'unknown', 'near_names']
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,20 @@ def parts(kind: str) -> dict[str, Part]:
     return dict(_PARTS.get(kind, {}))
 
 
+def near_names(value, known: Iterable[str], most: int = 4) -> list[str]:
+    "Those of `known` that begin most like `value`: long names that were cut short, or misspelt"
+    word = str(value).lower()
+
+    def likeness(name):
+        return difflib.SequenceMatcher(None, word, name[:len(word) + 1].lower()).ratio()
+    near = sorted(known, key=lambda name: (-likeness(name), len(name)))[:most]
+    return [name for name in near if likeness(name) > .6]
+
+
 def unknown(what: str, value, known: Iterable[str]) -> str:
     "The line that says that `value` is none of the `known` names, with the nearest of them"
     known = [str(name) for name in known]
-    near = difflib.get_close_matches(str(value), known, 1)
+    near = difflib.get_close_matches(str(value), known, 1) or near_names(value, known, 1)
     hint = f' (did you mean {near[0]!r}?)' if near else ''
     return f"{what} {value!r} is unknown: expected one of {', '.join(known)}{hint}"
 
