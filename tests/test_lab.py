@@ -1,4 +1,4 @@
-"The lab in a real JupyterLab: headless Chromium runs it, moves controls, sees pictures, uploads files."
+"The lab in a real JupyterLab: Chromium runs it, moves controls, sees pictures, uploads files."
 import json
 import os
 import socket
@@ -38,8 +38,8 @@ PIXELS = '''async picture => {
   canvas.width = canvas.height = 96;
   canvas.getContext('2d').drawImage(picture, 0, 0, 96, 96);
   return canvas.toDataURL() }'''
-SMALL = RunSpec(data='synthetic', limit=300, img_size=48, up='sr', up_size=72, down='ltr', loss='fpdls',
-                head='linear', augment='none', arch='vit_tiny_patch16_224',
+SMALL = RunSpec(data='synthetic', limit=300, img_size=48, up='sr', up_size=72, down='ltr',
+                loss='fpdls', head='linear', augment='none', arch='vit_tiny_patch16_224',
                 arch_args=dict(patch_size=12, embed_dim=32, depth=2, num_heads=2))
 
 
