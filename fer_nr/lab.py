@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ONE_OR_MORE', 'RELIABILITY', 'PAIRED', 'DIFFERING', 'RUN_VIEWS', 'run_folders', 'run_logits', 'run_model', 'own_face',
            'labelled', 'all_and', 'described', 'png_of', 'image_tag', 'alert_tag', 'Moved', 'Explorer', 'explore_faces',
-           'explore_resizer', 'resizer_controls', 'find_labelled', 'explore_loss', 'runs_html', 'explore_runs',
-           'untrained_vit', 'shipped_file', 'explore_attention']
+           'explore_resizer', 'resizer_controls', 'find_labelled', 'explore_loss', 'runs_html', 'split_at_hand',
+           'explore_runs', 'untrained_vit', 'shipped_file', 'explore_attention']
 
 # %% ../nbs/10_lab.ipynb #c4fb3e41
 import base64
@@ -302,7 +302,6 @@ def explore_resizer(
     network = lru_cache(4)(lambda file: FrozenUpscale.from_file(weight_file(file, 'up')))
 
     def face(explorer, source, emotion, split, number, upload):
-        "(1, chans, H, W) in [0, 1]"
         if source == 'your own':
             if not upload:
                 raise ValueError('choose a picture: press the button and take a PNG or JPEG file')
@@ -324,10 +323,8 @@ def explore_resizer(
         if weights:
             return resizing_figure(x, trained(weights), res, stretch)
         torch.manual_seed(0)
-        upscaler = network(up) if up in networks else up
-        between = size if down == 'none' else up_size
-        fresh = NeuralResizer(upscaler, down=down, in_size=res, up_size=between, size=size,
-                              in_chans=chans)
+        fresh = NeuralResizer(network(up) if up in networks else up, down=down, in_size=res, size=size,
+                              up_size=size if down == 'none' else up_size, in_chans=chans)
         return resizing_figure(x, fresh, res, stretch)
 
     return Explorer(draw, resizer_controls(faces, found, networks))
@@ -394,6 +391,16 @@ def runs_html(
     rows = table.to_html(index=False, border=0, float_format='%.4g', na_rep='', escape=True)
     return f'<div class="fer-runs"><style>{style}</style>{rows}</div>'
 
+def split_at_hand(
+    faces,  # `Faces` or None
+    recs,  # records
+    on: str,  # evaluation set
+):  # `FaceSet` or None
+    "The faces that all these runs were evaluated on, if they are at hand"
+    if faces is None or any(r['data'].get('fingerprint') != faces.fingerprint for r in recs):
+        return None
+    return faces.splits.get(on)
+
 # %% ../nbs/10_lab.ipynb #659024c7
 def explore_runs(
     runs='runs',  # folder of runs
@@ -406,12 +413,6 @@ def explore_runs(
         raise ValueError(f'no records in {results} or {runs}: make demo trains a run')
     table = runs_table(recs.values())
     logits = lru_cache(8)(lambda run: run_logits(Path(runs)/run))
-
-    def split_at_hand(chosen, on):
-        "The `FaceSet` that all chosen runs were evaluated on, or None"
-        if faces is None or any(r['data'].get('fingerprint') != faces.fingerprint for r in chosen):
-            return None
-        return faces.splits.get(on)
 
     def draw(explorer, chosen, view, on, sort, up, page):
         explorer.table.value = runs_html(runs_table(recs.values(), sort, up, on))
@@ -428,7 +429,7 @@ def explore_runs(
         if view == PAIRED:
             return pair_figure(*chosen, on)
         page = explorer.limit('page', math.ceil(len(differing(*chosen, on))/20))
-        return differing_figure(*chosen, on, split_at_hand(chosen, on), page)
+        return differing_figure(*chosen, on, split_at_hand(faces, chosen, on), page)
 
     ids = table.id.tolist()
     return Explorer(draw, dict(
