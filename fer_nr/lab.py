@@ -167,15 +167,17 @@ class Explorer(W.VBox):
         self.error, self.png = '', b''  # the line, and the picture alone
         self.note, self.table, self.picture = W.HTML(), W.HTML(), W.HTML()
         self.bar = W.FloatProgress(layout=W.Layout(width='14em', display='none'))
-        printed = W.interactive_output(self.update, controls)
         super().__init__([arranged(controls), W.HBox([self.bar, self.note]),
-                          self.table, self.picture, printed])
+                          self.table, self.picture])
+        for control in controls.values():
+            control.observe(self.update, 'value')
+        self.update()
 
     def values(self) -> dict:
         "What the controls say"
         return {name: control.value for name, control in self.controls.items()}
 
-    def update(self, **values):
+    def update(self, change=None):
         "Draw until the picture shows what the controls say"
         # whoever draws, in this thread or another, looks again when it is done
         while self.drawn != self.values() and self.drawing.acquire(blocking=False):
@@ -323,8 +325,9 @@ def explore_resizer(
         if weights:
             return resizing_figure(x, trained(weights), res, stretch)
         torch.manual_seed(0)
-        fresh = NeuralResizer(network(up) if up in networks else up, down=down, in_size=res, size=size,
-                              up_size=size if down == 'none' else up_size, in_chans=chans)
+        between = size if down == 'none' else up_size
+        fresh = NeuralResizer(network(up) if up in networks else up, down=down, in_size=res,
+                              up_size=between, size=size, in_chans=chans)
         return resizing_figure(x, fresh, res, stretch)
 
     return Explorer(draw, resizer_controls(faces, found, networks))
