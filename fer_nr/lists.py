@@ -95,6 +95,7 @@ def assemble(name: str, images, splits: dict, vocab) -> Faces:
         stop = start + len(lists['labels'])
         labels = np.asarray(lists['labels'], np.int64)
         votes = lists.get('votes')
+        votes = None if votes is None else np.asarray(votes)
         sets[split] = FaceSet(images[start:stop], labels, votes, lists['names'], vocab)
         start = stop
     return Faces(sets['train'], sets.get('valid'), sets['test'], name)
