@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['data_folder', 'check_faces', 'limit_faces', 'load_faces', 'build_prior', 'build_loss', 'check_images', 'build_model',
-           'published', 'describe', 'build_learner', 'git', 'environment', 'measure_run', 'make_record', 'summary',
-           'status', 'check_same_faces', 'find_notebook', 'kernel_in', 'execute', 'train', 'run', 'fer_nr_run']
+           'published', 'describe', 'build_learner', 'git', 'environment', 'measure_run', 'make_record', 'status',
+           'check_same_faces', 'find_notebook', 'kernel_in', 'execute', 'train', 'run', 'fer_nr_run']
 
 # %% ../nbs/06a_runs.ipynb #053358a9
 import os
@@ -20,7 +20,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from jupyter_client.manager import AsyncKernelManager
 from torch import nn
@@ -33,9 +32,10 @@ from .files import read_json, save_tensors, write_json
 from .locks import claim, commanding, is_running
 from .loss import map_prior
 from .methods import Method
-from .progress import progress, progress_line, showing
-from .registry import find_part, parts
+from .progress import showing
+from .registry import find_part
 from .resizer import FrozenUpscale, NeuralResizer
+from .results import summary
 from .robustness import label_noise
 from .spec import RunSpec, file_hash, help_text, read_params, spec_from, weight_file
 from .training import device_name, fer_learner
@@ -251,20 +251,6 @@ def make_record(spec:RunSpec,   # the run
         **measure_run(learn.model, faces, path))
     write_json(Path(path)/'record.json', record)
     return record
-
-# %% ../nbs/06a_runs.ipynb #5bb06611
-def summary(record:dict # a record
-           )->pd.DataFrame:
-    "The metrics of a run by evaluation set, beside what always answering one class would give"
-    rows = {}
-    for name, m in record['metrics'].items():
-        if 'top1' in m:
-            top1 = m['top1']
-            rows[name] = dict(
-                n=m['n'], top1=top1['value'], low=top1['low'], high=top1['high'],
-                majority=m['majority'], mean_class_accuracy=m['mean_class_accuracy']['value'],
-                macro_f1=m['macro_f1']['value'], ece=m['ece'], nll=m['nll'])
-    return pd.DataFrame(rows).T.astype(dict(n=int))
 
 # %% ../nbs/06a_runs.ipynb #fe1a11d6
 def status(spec:RunSpec,              # the run

@@ -21,7 +21,9 @@ from pathlib import Path
 import timm
 from fastcore.basics import patch
 
-from . import augment, comparators, data, hybrids, loss, methods, resizer, training  # parts register themselves when their modules load
+# parts register themselves when their modules load
+from . import augment, backbone, comparators, datasets, hybrids, loss, methods, resizer
+from . import splits, training
 from .files import replacing
 from .reading import Settings, help_of, read_value, read_yaml, setting, weight_folders
 from .registry import find_part, near_names, parts, unknown

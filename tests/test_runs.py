@@ -15,16 +15,14 @@ import yaml
 from PIL import Image
 
 from fer_nr.ablation import RunSpec, build_learner, fer_nr_run, is_running, load_faces, make_record
-from fer_nr.ablation import load_table, records, run, spec_from, status, table
+from fer_nr.ablation import load_table, records, run, status, table
 from fer_nr.commands import parser
 from fer_nr.locks import claim, commanding
 from fer_nr.progress import progress, progress_line
-from fer_nr.reading import read_yaml
 from fer_nr.registry import parts
 from fer_nr.synthetic import write_ferplus
 
 ROOT = Path(__file__).parent.parent
-TRAIN = ROOT / 'nbs/experiments/train.ipynb'
 BIN = Path(sys.executable).parent
 ENV = os.environ | dict(OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
 TINY = dict(
@@ -257,15 +255,6 @@ def test_options_stand_anywhere(capfd):
         line.parse(['a.yaml', '--lr=0.1'])
     err = capfd.readouterr().err
     assert 'write lr=0.1' in err and err.count('\n') == 1
-
-
-PARAMETER_FILES = sorted((TRAIN.parent / 'params').glob('*.yaml'))
-
-
-@pytest.mark.parametrize('file', PARAMETER_FILES, ids=lambda file: file.stem)
-def test_parameter_files_are_valid(file):
-    content = read_yaml(file)
-    assert load_table(file)['rows'] if 'rows' in content else spec_from(content)
 
 
 def test_table_from_records(tiny, tmp_path):

@@ -10,9 +10,9 @@ import numpy as np
 import papermill
 import pytest
 
-from fer_nr.ablation import load_table
 from fer_nr.reading import parse_yaml, read_yaml
 from fer_nr.spec import RunOptions, RunSpec, parameter_cell, read_params, spec_from
+from fer_nr.tables import find_table, load_table
 
 ROOT = Path(__file__).parent.parent
 PARAMS = ROOT / 'nbs/experiments/params'
@@ -51,13 +51,19 @@ def test_published_records_keep_their_ids():
     assert found and {name: found[name] for name in known if name in found}.items() <= known.items()
 
 
+RENAMED = dict(first='home', robustness='label_noise')
+
+
 @pytest.mark.parametrize('table', PUBLISHED['rows'])
 def test_rows_of_tables_keep_their_ids(table):
-    definition = load_table(PARAMS / f'tables/{table}.yaml', budget='three_epochs')
-    rows = {row['name']: row['spec'] for row in definition['rows']}
+    "Under the budget that all rows had then; the controls had a rate that none has today"
+    ids = {}
+    for change in ({}, dict(lr=3e-5)):
+        definition = load_table(find_table(RENAMED.get(table, table)), change, 'three_epochs')
+        specs = [row['spec'] for row in definition['rows'] if row['spec']]
+        ids |= {key(spec): id_or_none(spec) for spec in specs}
     for name, (published_id, published_key) in PUBLISHED['rows'][table].items():
-        assert key(rows[name]) == published_key, name
-        assert id_or_none(rows[name]) in (published_id, None), name
+        assert ids[published_key] in (published_id, None), name
 
 
 def test_notebook_and_spec_agree():
