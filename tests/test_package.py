@@ -41,9 +41,11 @@ def python(wheel, tmp_path_factory):
     return py
 
 def test_wheel(wheel):
-    "Every module is in the wheel, and nothing else"
+    "Every module and the models are in the wheel, and nothing else"
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {o for o in names if o.startswith('fer_nr/')}=={f'fer_nr/{p.name}' for p in cfg.lib_path.glob('*.py')}
+    expected = [*cfg.lib_path.glob('*.py'), *cfg.lib_path.glob('models/*')]
+    expected = {path.relative_to(cfg.lib_path.parent).as_posix() for path in expected}
+    assert {name for name in names if name.startswith('fer_nr/')} == expected
 
 def test_imports(python, tmp_path):
     code = 'import sys, importlib, fastcore, fer_nr\nfor o in sys.argv[1:]: importlib.import_module(f"fer_nr.{o}")\nprint(fastcore.__version__, fer_nr.__file__)'
@@ -90,7 +92,8 @@ def imported(path):
 @pytest.mark.parametrize('module', modules)
 def test_requirements(module):
     "What a module imports is required by name: nothing comes along by luck"
-    declared = {canonicalize_name(Requirement(o).name) for o in cfg.requirements.split()}
+    texts = [cfg.d[f'{kind}requirements'] for kind in ('', 'recognize_', 'onnx_')]
+    declared = {canonicalize_name(Requirement(o).name) for o in ' '.join(texts).split()}
     dists = packages_distributions()
     for name in set(imported(cfg.lib_path/f'{module}.py')) - sys.stdlib_module_names - {'fer_nr'}:
         assert declared & {canonicalize_name(d) for d in dists[name]}, f'{module} imports {name}: put it into requirements of settings.ini'
