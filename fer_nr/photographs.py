@@ -7,7 +7,7 @@ __all__ = ['FORMATS', 'PICTURES', 'VIDEOS', 'COLUMNS', 'as_rgb', 'as_bytes', 'fr
            'find_sources', 'opencv', 'read_video', 'decode_faces', 'suppress', 'FaceDetector', 'face_square',
            'cut_face']
 
-# %% ../nbs/08_photographs.ipynb #4cce3a80
+# %% ../nbs/08_photographs.ipynb #06fbb011
 import glob
 import io
 import os
@@ -16,12 +16,14 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .files import regular_file
 
-# %% ../nbs/08_photographs.ipynb #4b144b40
-FORMATS = ('JPEG', 'PNG', 'BMP', 'WEBP', 'TIFF', 'GIF', 'PPM', 'MPO', 'AVIF', 'JPEG2000')
+# %% ../nbs/08_photographs.ipynb #a91493cf
+Image.init()
+FORMATS = {'JPEG', 'PNG', 'BMP', 'WEBP', 'TIFF', 'GIF', 'PPM', 'AVIF', 'JPEG2000'}
+FORMATS = sorted(FORMATS & set(Image.OPEN))  # those that this Pillow can read
 
 def as_rgb(image:Image.Image # of any mode
           )->Image.Image: # RGB, 8 bits, upright
@@ -74,7 +76,7 @@ def from_array(values, # numpy (H, W), (H, W, 1|3|4); or a tensor, also (1|3, H,
         values = values[:, :, [2, 1, 0]]
     return Image.fromarray(np.ascontiguousarray(values)).convert('RGB')
 
-# %% ../nbs/08_photographs.ipynb #30ba65cd
+# %% ../nbs/08_photographs.ipynb #2348aec9
 def read_picture(source, # path, bytes, Pillow image, array or tensor
                  bgr:bool=False, # for arrays: OpenCV's order of colours
                 )->Image.Image: # RGB, 8 bits, upright
@@ -89,6 +91,9 @@ def read_picture(source, # path, bytes, Pillow image, array or tensor
         with Image.open(file, formats=FORMATS) as image:
             image.load()
             return as_rgb(image)
+    except UnidentifiedImageError:
+        kinds = ', '.join(FORMATS)
+        raise ValueError(f'{name} is no whole picture (found none of {kinds})') from None
     except Exception as error:
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise ValueError(f'{name} is no whole picture ({reason[:120]})') from None
