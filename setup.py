@@ -22,7 +22,8 @@ setup(
     packages=find_packages(include=[library, f'{library}.*']),
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
-    extras_require=dict(dev=cfg['dev_requirements'].split()),
+    extras_require={name: cfg[f'{name}_requirements'].split() for name in ('dev', 'recognize', 'onnx')},
+    package_data={cfg['lib_name']: ['models/*']},
     entry_points=dict(console_scripts=cfg['console_scripts'].split(),
                       nbdev=[f'{library}={library}._modidx:d']),
     zip_safe=False)

@@ -1,14 +1,12 @@
 """Every public name of the experiment layer, in the place where it has always been"""
-from .commands import fail as _fail
-from .evaluation import _digits
-from .leftover import (_correct, load_table, outcome, paired, read_record, records, runs_of, sweep,
-                       table, unpublished)
 from .locks import claim, is_running
 from .progress import progress, progress_line
-from .registry import unknown as _unknown
+from .results import outcome, paired, read_record, records, runs_of, summary, table
 from .runs import (build_learner, build_loss, build_model, environment, fer_nr_run, find_notebook,
-                   load_faces, make_record, run, status, summary)
+                   load_faces, make_record, run, status)
 from .spec import RunSpec, file_hash, read_params, spec_from, weight_file
+from .sweep import sweep, unpublished
+from .tables import load_table
 
 __all__ = [
     'RunSpec', 'spec_from', 'file_hash', 'weight_file', 'load_faces', 'build_loss', 'build_model',

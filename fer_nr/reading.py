@@ -20,8 +20,8 @@ from .registry import parts, unknown
 __all__ = ['setting', 'in_range', 'Settings', 'read_value', 'choices_of', 'help_of', 'plain_value',
            'parse_yaml', 'read_yaml', 'weight_folders']
 
-LARGEST_FILE = 200_000  # characters of a YAML file
-MOST_VALUES = 20_000  # values in it, those behind aliases counted each time
+LARGEST_FILE = 100_000  # characters of a YAML file
+MOST_VALUES = 10_000  # values in it, those behind aliases counted each time
 
 
 def setting(default, about: str, kind: str = '', words: tuple = (), range: str = '',

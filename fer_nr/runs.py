@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['data_folder', 'check_faces', 'limit_faces', 'load_faces', 'build_prior', 'build_loss', 'check_images', 'build_model',
-           'build_learner', 'git', 'environment', 'published', 'describe', 'measure_run', 'make_record', 'summary',
+           'published', 'describe', 'build_learner', 'git', 'environment', 'measure_run', 'make_record', 'summary',
            'status', 'check_same_faces', 'find_notebook', 'kernel_in', 'execute', 'train', 'run', 'fer_nr_run']
 
 # %% ../nbs/06a_runs.ipynb #053358a9
@@ -22,14 +22,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from fastai.callback.mixup import MixUp
 from jupyter_client.manager import AsyncKernelManager
 from torch import nn
 
 import fer_nr
 from .commands import command, fail, one_line
 from .data import Faces, face_dls
-from .evaluation import _digits, calibration, evaluate, predict, temperature
+from .evaluation import calibration, encode_classes, evaluate, predict, temperature
 from .files import read_json, save_tensors, write_json
 from .locks import claim, commanding, is_running
 from .loss import map_prior
@@ -149,6 +148,17 @@ def build_model(spec:RunSpec,            # the run
                         drop_path=spec.drop_path, pretrained=spec.weights=='hub',
                         weights=files.get('weights'), **spec.arch_args)
 
+# %% ../nbs/06a_runs.ipynb #890fd111
+def published(spec:RunSpec)->dict:
+    "A spec as records hold it: weight files by their names, no folder of this machine"
+    return asdict(spec) | {name: Path(getattr(spec, name)).name for name in spec.weight_files()}
+
+def describe(faces:Faces)->dict:
+    "Faces as records hold them: their name, what they are in 16 digits, classes, how many"
+    counts = {name: len(split) for name, split in faces.splits.items()}
+    return dict(name=faces.name, fingerprint=faces.fingerprint, vocab=list(faces.vocab),
+                images=counts)
+
 # %% ../nbs/06a_runs.ipynb #cf9f8187
 def build_learner(spec:RunSpec,            # the run
                   faces:Faces,             # its faces
@@ -172,11 +182,8 @@ def build_learner(spec:RunSpec,            # the run
     method = find_part('method', spec.method).build(**spec.method_args)
     model = build_model(spec, faces, method)
     loss = method.wrap_loss(build_loss(spec, faces, data_path))
-    callbacks = method.callbacks(spec.epochs)
-    if spec.mixup:
-        callbacks = [*callbacks, MixUp(spec.mixup)]
-    return fer_learner(dls, model, loss, recipe, path, spec.id, seconds, cbs=callbacks,
-                       compiled=compiled)
+    return fer_learner(dls, model, loss, recipe, path, spec.id, seconds, compiled=compiled,
+                       cbs=method.callbacks(spec.epochs), meta=dict(spec=published(spec)))
 
 # %% ../nbs/06a_runs.ipynb #4ecb12fb
 def git(*args:str)->str|None: # what git prints, None if it fails
@@ -200,17 +207,6 @@ def environment(device:torch.device|str='cpu' # where it was trained
     return dict(commit=git('rev-parse', 'HEAD'), changed=changed, versions=versions,
                 device=device_name(device), peak_memory_mb=round(peak))
 
-# %% ../nbs/06a_runs.ipynb #890fd111
-def published(spec:RunSpec)->dict:
-    "A spec as records hold it: weight files by their names, no folder of this machine"
-    return asdict(spec) | {name: Path(getattr(spec, name)).name for name in spec.weight_files()}
-
-def describe(faces:Faces)->dict:
-    "Faces as records hold them: their name, what they are in 16 digits, classes, how many"
-    counts = {name: len(split) for name, split in faces.splits.items()}
-    return dict(name=faces.name, fingerprint=faces.fingerprint, vocab=list(faces.vocab),
-                images=counts)
-
 # %% ../nbs/06a_runs.ipynb #63aea778
 def measure_run(model:nn.Module, # trained
                 faces:Faces,     # of the run
@@ -226,8 +222,8 @@ def measure_run(model:nn.Module, # trained
         t = temperature(logits['valid'], faces.valid.labels)
         calibrated = calibration(logits['test']/t, faces.test.labels, faces.test.votes)
         metrics['test_calibrated'] = dict(temperature=t, **calibrated)
-    predictions = {name: _digits(values.argmax(1)) for name, values in logits.items()}
-    labels = {name: _digits(split.labels) for name, split in sets.items()}
+    predictions = {name: encode_classes(values.argmax(1)) for name, values in logits.items()}
+    labels = {name: encode_classes(split.labels) for name, split in sets.items()}
     return dict(metrics=metrics, predictions=predictions, labels=labels)
 
 # %% ../nbs/06a_runs.ipynb #e191e08e

@@ -129,7 +129,7 @@ class RunSpec(Settings):
 
     def recipe_of(self)->Recipe:
         "The recipe with this spec's own values"
-        own = ('lr', 'wd', 'layer_decay', 'ema', 'resizer_lr', 'augment', 'bf16')
+        own = ('lr', 'wd', 'layer_decay', 'ema', 'resizer_lr', 'augment', 'bf16', 'mixup')
         return get_recipe(self.recipe, **{name: getattr(self, name) for name in own})
 
 # %% ../nbs/06_spec.ipynb #bc5c248d

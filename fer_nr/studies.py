@@ -17,12 +17,13 @@ import numpy as np, pandas as pd, torch
 from fastai.callback.core import Callback
 from torch import nn
 
-from .ablation import build_learner, build_model, claim, environment, load_faces
 from .augment import Augment
-from .evaluation import _digits, authors_accuracy, predict
+from .evaluation import authors_accuracy, decode_classes, encode_classes, predict
 from .files import read_json, read_metadata, write_json
-from .results import Record, decode_classes, read_record
+from .locks import claim
+from .results import Record, read_record
 from .robustness import KINDS, robustness
+from .runs import build_learner, build_model, environment, load_faces
 from .spec import RunSpec
 from .training import averaged, load_state
 
@@ -33,8 +34,11 @@ class Always(nn.Module):
         super().__init__()
         self.augment = augment
 
+    def train(self, mode=True):
+        return super().train(True)
+
     def forward(self, x, size=None):
-        return self.augment.transform(x, self.augment.draw(len(x)), size)
+        return self.augment(x, size)
 
 @contextmanager
 def augmented_by(model, augment:Augment):
@@ -64,7 +68,7 @@ def predict_augmented(model,           # a `FERModel` with an augmentation
 
 # %% ../nbs/06d_studies.ipynb #acbed8d9
 class SelectionTrace(Callback):
-    "After each epoch, writes the answers for valid, test and the augmented test images to `trace.json`"
+    "After each epoch, writes the answers for valid, test and augmented test images to `trace.json`"
     order = 54 # before `Checkpoint`
     def __init__(self,
                  path,      # the folder of the training
@@ -73,8 +77,8 @@ class SelectionTrace(Callback):
                  seed:int=0 # of the augmentation
                 ):
         if faces.valid is None:
-            raise ValueError(f'SelectionTrace: {faces.name} has no valid images: take another protocol')
-        labels = dict(valid=_digits(faces.valid.labels), test=_digits(faces.test.labels))
+            raise ValueError(f'{faces.name} has no valid images: take another protocol')
+        labels = {name:encode_classes(faces.splits[name].labels) for name in ('valid','test')}
         self.file,self.faces,self.seed = Path(path)/'trace.json',faces,seed
         self.trace = dict(meta or {}, labels=labels, epochs=[])
 
@@ -85,15 +89,15 @@ class SelectionTrace(Callback):
     def before_train(self):
         self.trace['epochs'] = self.trace['epochs'][:self.epoch]
         if len(self.trace['epochs'])<self.epoch:
-            raise ValueError(f'{self.file} lacks epochs before {self.epoch+1}, where the checkpoint '
-                             f'continues: delete {self.file.parent} to start afresh')
+            raise ValueError(f'{self.file} lacks epochs before {self.epoch+1}, where the '
+                             f'checkpoint continues: delete {self.file.parent} to start afresh')
 
     def after_epoch(self):
         model,test = averaged(self.learn),self.faces.test
         logits = dict(valid=predict(model, self.faces.valid), test=predict(model, test),
                       augmented=predict_augmented(model, test, 1000*self.seed+self.epoch),
                       zoomed=predict_augmented(model, test, None))
-        answers = {name:_digits(values.argmax(1)) for name,values in logits.items()}
+        answers = {name:encode_classes(values.argmax(1)) for name,values in logits.items()}
         self.trace['epochs'].append(dict(epoch=self.epoch+1, **answers))
         write_json(self.file, self.trace)
 
@@ -102,10 +106,12 @@ def about_run(spec:RunSpec, faces, device)->dict:
     "What a trace says of its training"
     names = dict(weights=Path(spec.weights).name, up=Path(spec.up).name) # no folder of this machine
     images = {name:len(split) for name,split in faces.splits.items()}
-    data = dict(name=faces.name, fingerprint=faces.fingerprint, vocab=list(faces.vocab), images=images)
+    data = dict(name=faces.name, fingerprint=faces.fingerprint, vocab=list(faces.vocab))
     machine = environment(device)
     del machine['peak_memory_mb']
-    return dict(id=spec.id, spec=asdict(spec)|names, recipe=asdict(spec.recipe_of()), data=data, **machine)
+    recipe = asdict(spec.recipe_of())
+    about = dict(id=spec.id, spec=asdict(spec)|names, recipe=recipe, data=data|dict(images=images))
+    return about|machine
 
 def trace_run(spec:RunSpec,      # what to train
               path,              # folder of this training
@@ -131,9 +137,7 @@ def right_answers(trace:dict, # as from `trace_run`
                  )->np.ndarray: # (epochs, N) bool
     "Which answers are right after each epoch"
     labels = decode_classes(trace['labels']['valid' if name=='valid' else 'test'])
-    answers = [decode_classes(epoch[name]) for epoch in trace['epochs']]
-    if any(len(o)!=len(labels) for o in answers):
-        raise ValueError(f'trace: {name} has {len(labels)} labels and another number of answers')
+    answers = [decode_classes(epoch[name], len(labels)) for epoch in trace['epochs']]
     return np.stack(answers)==labels
 
 def trace_accuracies(trace:dict # as from `trace_run`
@@ -161,7 +165,7 @@ def selection_steps(trace:dict,     # as from `trace_run`
                     orders:int=200, # random orders for the mean over batches
                     bs:int=64,      # images in a batch
                     seed:int=0      # of the orders
-                   )->pd.DataFrame: # accuracy in %, epoch (0: the order decides), sd over orders, difference
+                   )->pd.DataFrame: # accuracy in %, epoch (0: the order decides), sd, difference
     "One training, evaluated in seven ways, from the clean one to the released one"
     accuracy = trace_accuracies(trace)
     best,best_on_test = accuracy.valid.idxmax(),accuracy.test.idxmax()
@@ -176,7 +180,8 @@ def selection_steps(trace:dict,     # as from `trace_run`
             ('best epoch on test', accuracy.test.max(), best_on_test, 0),
             ('best epoch on test, mean over batches', plain.max(1).mean(), 0, plain.max(1).std()),
             ('released: all three', released.max(1).mean(), 0, released.max(1).std())]
-    steps = pd.DataFrame(rows, columns=['evaluation','accuracy','epoch','sd']).set_index('evaluation')
+    columns = ['evaluation','accuracy','epoch','sd']
+    steps = pd.DataFrame(rows, columns=columns).set_index('evaluation')
     steps['difference'] = steps.accuracy-clean
     return steps.assign(**{name:100*steps[name] for name in ('accuracy','sd','difference')})
 
@@ -200,7 +205,8 @@ def best_model(record:Record, # read in its run's folder
     file = record.file('best.safetensors')
     if read_metadata(file, 'fer_nr'):
         return record.model()
-    model = build_model(replace(record.spec, weights=''), faces) # from before the file told what it holds
+    # a file from before they told what they hold
+    model = build_model(replace(record.spec, weights=''), faces)
     try:
         model.load_state_dict(load_state(file)[0])
     except RuntimeError as error:
@@ -211,10 +217,10 @@ def best_model(record:Record, # read in its run's folder
 def load_run(path,          # folder of a finished run
              data_path=None # folder of the data set; None: FER_NR_DATA, or a folder named like it
             )->tuple:       # its record, its `Faces`, its model with the best weights
-    "A finished run as it was measured; raises `FileNotFoundError` for a folder without record or weights"
+    "A finished run as it was measured; raises `FileNotFoundError` for another folder"
     for name in ('record.json','best.safetensors'):
         if not (Path(path)/name).is_file():
-            raise FileNotFoundError(f'{Path(path)/name} is not there: expected the folder of a finished run')
+            raise FileNotFoundError(f'{path}: no {name}: expected the folder of a finished run')
     record = read_record(Path(path)/'record.json')
     faces = load_faces(replace(record.spec, weights=''), data_path)
     return record, faces, best_model(record, faces)
@@ -225,8 +231,8 @@ def robustness_run(path,                         # folder of a finished run
                    data_path=None,               # folder of the data set
                    kinds=None,                   # names in `KINDS`; None: all
                    seed:int=0                    # of what is random in the corruptions
-                  )->dict:                       # what the file holds: id, spec, data, labels, kinds
-    "Measure a finished run under each corruption; raises `ValueError` if it does not answer as recorded"
+                  )->dict:                       # the file's content: id, spec, data, labels, kinds
+    "Measure a finished run under each corruption; raises `ValueError` for answers unlike recorded"
     record,faces,model = load_run(path, data_path)
     file = Path(results)/f"{record['id']}.json"
     found = dict(id=record['id'], spec=record['spec'], data=record['data'], seed=seed,
@@ -242,9 +248,9 @@ def robustness_run(path,                         # folder of a finished run
     return found
 
 def check_clean(found:dict, record:Record):
-    "Raises `ValueError` unless clean images give the answers of the record, up to a rounding here and there"
+    "Raises `ValueError` unless clean images give the answers of the record, but for roundings"
     answers = decode_classes(found['kinds']['clean']['predictions'])
     different = int((answers!=record.predictions()).sum())
     if different>max(1, .005*len(answers)):
-        raise ValueError(f"{record['id']}: {different} of {len(answers)} clean answers are not those "
-                         'of the record: other data, or other weights')
+        raise ValueError(f"{record['id']}: {different} of {len(answers)} clean answers are not "
+                         'those of the record: other data, or other weights')

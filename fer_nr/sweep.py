@@ -6,7 +6,7 @@
 __all__ = ['COST', 'read_tables', 'specs_of', 'say', 'unpublished', 'is_taken', 'sweep', 'image_shape', 'cost_key', 'data_key',
            'gflop', 'Experience', 'experience', 'reported', 'operations', 'expected_speed', 'estimate', 'images_of',
            'clock', 'plan', 'show_plan', 'starter', 'connect', 'check_workers', 'on_worker', 'ended', 'on_cluster',
-           'say_progress', 'refuse', 'fer_nr_sweep', 'fer_nr_tables']
+           'say_progress', 'fer_nr_sweep', 'fer_nr_tables']
 
 # %% ../nbs/06c_sweep.ipynb #170ab3d4
 import json, math, sys, time
@@ -21,16 +21,18 @@ from typing import Literal
 import pandas as pd, torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from .ablation import build_model, is_running, load_faces, progress, progress_line, run, status
-from .commands import command
+from .commands import command, fail, one_line
+from .locks import is_running
+from .progress import progress, progress_line
 from .registry import find_part
-from .results import differences, find_table, is_positive, load_table, outcome, print_table
+from .results import differences, find_table, load_table, outcome, print_table
 from .results import read_record, records, remarks
+from .runs import build_model, load_faces, run, status
 from .spec import RunSpec, read_params
 from .training import device_name
 
 # %% ../nbs/06c_sweep.ipynb #e69dc24e
-def read_tables(args:list[str], # tables and name=value pairs; budget=NAME instead of the tables' own
+def read_tables(args:list[str], # tables and name=value pairs; budget=NAME replaces their budgets
                 rows:str=''     # only rows whose name contains this
                )->list[dict]:   # as from `load_table`
     "The tables of a command line; raises `ValueError` or `FileNotFoundError` in one line"
@@ -67,7 +69,7 @@ def specs_of(tables:list[dict], # as from `read_tables`
 
 def say(message):
     "One line for who waits"
-    print(f'fer_nr: {message}', file=sys.stderr, flush=True)
+    print(f'fer_nr: {one_line(message)}', file=sys.stderr, flush=True)
 
 # %% ../nbs/06c_sweep.ipynb #fa16a224
 def unpublished(specs:list[RunSpec],        # runs
@@ -179,10 +181,7 @@ def experience(recs:list[dict],         # records
 def reported(spec:RunSpec, runs:Path|str)->dict|None:
     "What a run reported last, if it says how far it is and how fast"
     report = progress(Path(runs)/spec.id)
-    numbers = ('batch','batches','epochs','images_per_s')
-    if not isinstance(report, dict) or not all(is_positive(report.get(name)) for name in numbers):
-        return None
-    return report
+    return report if report and report['images_per_s']>0 else None
 
 # %% ../nbs/06c_sweep.ipynb #65a7e372
 @lru_cache(maxsize=None)
@@ -334,7 +333,7 @@ def on_worker(spec:dict, runs, results, data_path, kwargs:dict)->str|None: # wha
     try:
         run(RunSpec(**spec), runs, results, data_path, show=False, **kwargs)
     except (RuntimeError, ValueError, OSError) as error:
-        return ' '.join(str(error).split())
+        return one_line(error)
 
 # %% ../nbs/06c_sweep.ipynb #0305395f
 def ended(future,       # of a run
@@ -347,7 +346,7 @@ def ended(future,       # of a run
         raise RuntimeError(f'the scheduler was lost during {spec.id}; the same command continues')
     error = future.exception() if future.status=='error' else future.result()
     if error:
-        say(' '.join(str(error).split()))
+        say(error)
     else:
         record = read_record(Path(runs)/spec.id/'record.json')
         print(f'{name}: {outcome(record)}', file=sys.stderr, flush=True)
@@ -393,11 +392,6 @@ def say_progress(busy, seen:dict, runs):
             print(f'{name}: {progress_line(report)}', file=sys.stderr, flush=True)
 
 # %% ../nbs/06c_sweep.ipynb #1dbacb9b
-def refuse(message):
-    "End a command with one line"
-    say(message)
-    raise SystemExit(1)
-
 @command
 def fer_nr_sweep(
     tables:list, # YAML files or names in params/tables, and name=value pairs that change every row
@@ -423,10 +417,10 @@ def fer_nr_sweep(
         where = dict(runs=runs, results=results, data_path=data_path or None, start=start)
         ends = on_cluster(specs, scheduler, **where) if scheduler else sweep(specs, **where)
     except (ValueError, OSError, RuntimeError) as error:
-        refuse(error)
+        fail(error)
     except KeyboardInterrupt:
         others = ', runs that workers have begun go on' if scheduler else ''
-        refuse(f'stopped; the same command continues{others}')
+        fail(f'stopped; the same command continues{others}')
     counts = pd.Series(ends.values()).value_counts()
     print(', '.join(f'{count} {status}' for status,count in counts.items()))
     if 'failed' in ends.values():
@@ -447,4 +441,4 @@ def fer_nr_tables(
         for definition in read_tables(list(tables), rows):
             print(print_table(definition, recs, format))
     except (ValueError, OSError) as error:
-        refuse(error)
+        fail(error)

@@ -1,0 +1,136 @@
+"A training that is killed, at any moment and during a write, ends at the same numbers as one that was not."
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fer_nr.checkpoint import load_state, save_state
+from fer_nr.files import write_json
+
+SCRIPT = '''
+import os, signal, sys, warnings
+warnings.simplefilter('ignore')
+import safetensors.torch
+from fer_nr.ablation import RunSpec, build_learner, load_faces
+from fer_nr.training import Callback, write_json
+
+path, moment, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+seen, replace, save_file = 0, os.replace, safetensors.torch.save_file
+
+def now(at):
+    "Die without a word at the `count`-th `moment`"
+    global seen
+    if at == moment:
+        seen += 1
+        if seen == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+def half(tensors, file, *args):
+    "Write, and die with half of the file on the disk"
+    save_file(tensors, file, *args)
+    if moment == 'write':
+        os.truncate(file, os.path.getsize(file)//2)
+        now('write')
+        save_file(tensors, file, *args)
+
+def renamed(*args):
+    now('before rename')
+    replace(*args)
+    now('after rename')
+
+safetensors.torch.save_file, os.replace = half, renamed
+
+class Batch(Callback):
+    order = 100
+    def after_backward(self): now('after backward')
+    def after_step(self): now('after step')
+    def before_validate(self): now('before validate')
+
+spec = RunSpec(data='synthetic', limit=400, arch='swin_tiny_patch4_window7_224', img_size=64,
+               arch_args=dict(window_size=4, embed_dim=16, depths=[1, 1], num_heads=[1, 2]),
+               up='sr', up_size=96, down='ltr', head='mlp', loss='fpdls', lr=2e-3, layer_decay=1.,
+               ema=.9, epochs=2, bs=32, drop_path=.1)
+learn = build_learner(spec, load_faces(spec), path, device='cpu', seconds=0)
+learn.add_cb(Batch())
+learn.fit_recipe(spec.epochs)
+clock = ('seconds', 'images_per_s')
+history = [{k: v for k, v in row.items() if k not in clock} for row in learn.checkpoint.history]
+write_json(os.path.join(path, 'done.json'), dict(history=history))
+'''
+
+
+def train(path, moment='never', count=0):
+    "Exit code of a training in its own process, killed at the `count`-th `moment`"
+    done = subprocess.run([sys.executable, '-c', SCRIPT, str(path), moment, str(count)], capture_output=True,
+                          text=True, env=os.environ | dict(OMP_NUM_THREADS='1'))
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr[-2000:]
+    return done.returncode
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp('whole')
+    assert train(path) == 0
+    return path
+
+
+writes = [('write', 2), ('before rename', 4), ('after rename', 3)]
+steps = [('after backward', 7), ('after step', 3), ('before validate', 1), ('write', 1)]
+
+
+@pytest.mark.parametrize('kills', [writes, steps], ids=['during writes', 'during steps'])
+def test_killed_training_ends_the_same(whole, tmp_path, kills):
+    for moment, count in kills:
+        assert train(tmp_path, moment, count) == -signal.SIGKILL
+    assert train(tmp_path) == 0
+    assert (tmp_path/'done.json').read_text() == (whole/'done.json').read_text()
+    best, expected = (load_file(path/'best.safetensors') for path in (tmp_path, whole))
+    assert best.keys() == expected.keys()
+    assert all(torch.equal(best[name], expected[name]) for name in best)
+    assert not list(tmp_path.glob('.*.tmp'))
+
+
+def test_full_disk_keeps_the_last_checkpoint(tmp_path):
+    "A write that the disk refuses is one line, and the file of before is untouched"
+    save_state(tmp_path/'c', dict(w=torch.ones(10)), dict(epoch=1))
+    write_json(tmp_path/'r.json', dict(a=1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match='could not be written.*what was there before is kept'):
+            save_state(tmp_path/'c', dict(w=torch.ones(100_000)), dict(epoch=2))
+        with pytest.raises(OSError, match='could not be written'):
+            write_json(tmp_path/'r.json', ['x'*10_000])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert load_state(tmp_path/'c')[1] == {'epoch': 1}
+    assert json.loads((tmp_path/'r.json').read_text()) == {'a': 1}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['c', 'r.json']
+
+
+def test_every_flipped_bit_is_noticed(tmp_path):
+    "Header, digest, metadata, tensors: one line for a bit anywhere"
+    file, damaged = tmp_path/'c', tmp_path/'damaged'
+    save_state(file, dict(w=torch.randn(50), n=torch.arange(9)), dict(epoch=1, key='run'))
+    content = file.read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    for bit in torch.randperm(8*len(content), generator=generator)[:300].tolist():
+        changed = bytearray(content)
+        changed[bit//8] ^= 1 << bit % 8
+        damaged.write_bytes(changed)
+        with pytest.raises(ValueError, match='delete it to start afresh') as found:
+            load_state(damaged)
+        assert '\n' not in str(found.value)
+
+
+def test_files_of_before_the_digest_are_read(tmp_path):
+    from safetensors.torch import save_file
+    save_file(dict(w=torch.ones(2)), tmp_path/'old', dict(meta=json.dumps(dict(epoch=3))))
+    tensors, meta = load_state(tmp_path/'old')
+    assert meta == dict(epoch=3) and torch.equal(tensors['w'], torch.ones(2))
