@@ -302,7 +302,6 @@ def explore_resizer(
     found, chans = run_folders(runs, faces), faces.train.images.shape[1]
     trained = lru_cache(4)(lambda run: run_model(found[run], faces).resizer)
     network = lru_cache(4)(lambda file: FrozenUpscale.from_file(weight_file(file, 'up')))
-
     def face(explorer, source, emotion, split, number, upload):
         if source == 'your own':
             if not upload:
