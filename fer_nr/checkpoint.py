@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['save_state', 'load_state', 'opt_tensors', 'load_opt', 'random_state', 'set_random_state', 'bare', 'averaged',
-           'fingerprints', 'FitCallback', 'stateful', 'Checkpoint', 'file_digest']
+           'fingerprints', 'FitCallback', 'stateful', 'private_states', 'Checkpoint', 'file_digest']
 
 # %% ../nbs/04a_checkpoint.ipynb #c4ec0004
 import hashlib
@@ -65,7 +65,7 @@ def load_opt(opt:torch.optim.Optimizer,      # of the same model
 
 # %% ../nbs/04a_checkpoint.ipynb #062aee80
 def random_state()->dict[str,torch.Tensor]:
-    "States of torch's random generators (CPU and each GPU): augmentation, dropout, MixUp draw from them"
+    "States of torch's random generators (CPU, each GPU), from which augmentation and dropout draw"
     gpus = {f'cuda{i}': state for i, state in enumerate(torch.cuda.get_rng_state_all())}
     return dict(cpu=torch.get_rng_state()) | gpus
 
@@ -94,7 +94,7 @@ def fingerprints(dls # fastai's `DataLoaders`
 
 # %% ../nbs/04a_checkpoint.ipynb #c4ec0031
 class FitCallback(Callback):
-    "A callback for trainings alone: it rests while fastai validates, predicts or looks for a learning rate"
+    "A callback for trainings alone: it rests while fastai validates, predicts or finds a rate"
     def __call__(self, event_name):
         if getattr(self.learn, 'fitting', True) and not hasattr(self.learn, 'lr_finder'):
             return super().__call__(event_name)
@@ -103,9 +103,14 @@ def stateful(learn)->list[Callback]:
     "The callbacks with a state of their own, which is a part of the checkpoint"
     return [callback for callback in learn.cbs if hasattr(type(callback), 'state_tensors')]
 
+def private_states(learn)->list[str]:
+    "Names of the callbacks whose state belongs to single images, as changed labels do"
+    return [callback.name for callback in stateful(learn)
+            if not hasattr(type(callback), 'shared_state')]
+
 # %% ../nbs/04a_checkpoint.ipynb #9874b750
 class Checkpoint(FitCallback):
-    "Saves the whole state of the training while it runs and continues from it: the same numbers as if it had never stopped"
+    "Saves the whole state of a training while it runs, and continues from it to the same numbers"
     order = 55
     def __init__(self,
                  path:Path|str,    # the folder of this training
@@ -121,6 +126,7 @@ class Checkpoint(FitCallback):
         self.history, self.best, self.best_digest = [], None, None
         self.start, self.spent, self.saved = (0, 0), 0., time.time()
         self.fingerprints = fingerprints(self.dls)
+        self.can_skip = hasattr(self.dls.train, 'go_to') # other loaders: saved after each epoch
         if not rank_distrib():
             remove_leftovers(self.path, older_than=0.)
         if self.file.exists():
@@ -131,7 +137,9 @@ class Checkpoint(FitCallback):
         "The tensors of the state, by part"
         parts = dict(model=bare(self.model).state_dict(), opt=opt_tensors(self.opt.opt),
                      rng=random_state(), smooth=dict(val=self.recorder.smooth_loss.val))
-        return parts | {callback.name: callback.state_tensors() for callback in stateful(self.learn)}
+        for callback in stateful(self.learn):
+            parts[callback.name] = callback.state_tensors()
+        return parts
 
 # %% ../nbs/04a_checkpoint.ipynb #72516143
 @patch
@@ -176,8 +184,8 @@ def check(self:Checkpoint,
     wanted = {callback.name for callback in stateful(self.learn)}
     found = set(parts) - {'model', 'opt', 'rng', 'smooth'}
     if wanted != found:
-        names = [', '.join(sorted(names)) or 'nothing' for names in (found, wanted)]
-        raise ValueError(f'{self.file} holds the state of {names[0]}, this training has {names[1]}: '
+        old, new = (', '.join(sorted(names)) or 'nothing' for names in (found, wanted))
+        raise ValueError(f'{self.file} holds the state of {old}, this training has {new}: '
                          'choose another folder or delete it')
 
 # %% ../nbs/04a_checkpoint.ipynb #e87a160b
@@ -191,7 +199,8 @@ def restore(self:Checkpoint):
         parts.setdefault(part, {})[name] = tensor
     self.check(meta, parts)
     if meta['best']:
-        regular_file(self.best_file, f"the weights of epoch {meta['best']['epoch']}, the best so far")
+        epoch = meta['best']['epoch']
+        regular_file(self.best_file, f'the weights of epoch {epoch}, the best so far')
     try:
         bare(self.model).load_state_dict(parts['model'])
     except RuntimeError as error:
@@ -213,8 +222,10 @@ def restore(self:Checkpoint):
 # %% ../nbs/04a_checkpoint.ipynb #2f6a2a08
 @patch
 def before_train(self:Checkpoint):
-    self.done = self.start[1] if self.epoch == self.start[0] else 0 # batches done before the interruption
-    self.dls.train.epoch, self.dls.train.skip = self.epoch, self.done
+    first_epoch, batches_done = self.start
+    self.done = batches_done if self.epoch == first_epoch else 0
+    if self.can_skip:
+        self.dls.train.go_to(self.epoch, self.done)
     if not self.done:
         self.spent = 0.
     self.train_start = time.time()
@@ -228,11 +239,30 @@ def before_batch(self:Checkpoint):
 
 @patch
 def after_batch(self:Checkpoint):
-    if self.training and time.time()-self.saved >= self.seconds:
+    if self.training and self.can_skip and time.time()-self.saved >= self.seconds:
         self.save(self.epoch, self.done+self.iter+1)
 
 @patch
 def after_train(self:Checkpoint): self.spent += time.time()-self.train_start
+
+# %% ../nbs/04a_checkpoint.ipynb #e1c1dee3
+def file_digest(path:Path # a file
+               )->str:    # 64 hex digits
+    "SHA-256 of a file's bytes"
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+@patch
+def save_best(self:Checkpoint):
+    "Write the model whose weights count, as `load_model` reads it"
+    if rank_distrib():
+        return
+    model, meta = averaged(self.learn), self.meta | self.best | dict(key=self.key)
+    if hasattr(model, 'args'):
+        save_weights(model, self.best_file, meta)
+    else: # a module of somebody's own, which load_model cannot build
+        save_tensors(self.best_file, model.state_dict(), meta)
+    self.best_digest = file_digest(self.best_file)
 
 # %% ../nbs/04a_checkpoint.ipynb #e1c1dee4
 @patch
@@ -250,24 +280,6 @@ def after_epoch(self:Checkpoint):
         self.save_best()
     self.spent = 0.
     self.save(self.epoch+1, 0)
-
-@patch
-def save_best(self:Checkpoint):
-    "Write the model whose weights count, as `load_model` reads it"
-    if rank_distrib():
-        return
-    model, meta = averaged(self.learn), self.meta | self.best | dict(key=self.key)
-    if hasattr(model, 'args'):
-        save_weights(model, self.best_file, meta)
-    else: # a module of somebody's own, which load_model cannot build
-        save_tensors(self.best_file, model.state_dict(), meta)
-    self.best_digest = file_digest(self.best_file)
-
-def file_digest(path:Path # a file
-               )->str:    # 64 hex digits
-    "SHA-256 of a file's bytes"
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 # %% ../nbs/04a_checkpoint.ipynb #e1c1dee5
 @patch

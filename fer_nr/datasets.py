@@ -161,14 +161,14 @@ def check_rows(csv_path, new_path, new, facts):
                          f'{agree:.0%} of the rows, {chance:.0%} by chance; expected the rows in '
                          "Kaggle's order: sorted or shuffled?")
 
-# %% ../nbs/00b_datasets.ipynb #6b62ad59
+# %% ../nbs/00b_datasets.ipynb #4f1b0093
 def votes_by_row(root:Path)->tuple: # (path, table)
     "Microsoft's fer2013new.csv; raises `FileNotFoundError`"
     path = find_below(root, 'fer2013new.csv')
     if path is None:
-        raise FileNotFoundError(f"{printable(root)}: no fer2013new.csv; expected Microsoft's votes, "
-                                "which also name the rows of fer2013.csv; with Kaggle's seven "
-                                'labels alone it is the data set fer2013')
+        raise FileNotFoundError(f"{printable(root)}: no fer2013new.csv; expected Microsoft's "
+                                "votes, which also name the rows of fer2013.csv; with Kaggle's "
+                                'seven labels alone it is the data set fer2013')
     return path, new_votes(path)
 
 def label_files(folder, path)->dict: # {split: path of label.csv}
@@ -230,7 +230,7 @@ def ferplus_from_csv(name, csv_path, new_path, new, splits, cache)->Faces:
     warn_of_blank(name, len(rows), blank, names)
     return assemble(name, images[rows], splits, FERPLUS)
 
-# %% ../nbs/00b_datasets.ipynb #ae876d00
+# %% ../nbs/00b_datasets.ipynb #54182fd1
 @part('data', 'ferplus', uses=('votes',), fixed=True, shape=(1, 48), default_path='ferplus')
 def ferplus(path, # folder with fer2013.csv and Microsoft's files, or with the FER2013* folders
             votes:str='label', # 'label': FER2013*/label.csv, as the paper; 'new': fer2013new.csv
@@ -251,8 +251,8 @@ def ferplus(path, # folder with fer2013.csv and Microsoft's files, or with the F
     if source == 'csv' and size != 48:
         raise ValueError(f"size={size}: fer2013.csv has 48×48 pixels; expected source='folders'")
     if (csv_path if source == 'csv' else folder) is None:
-        raise FileNotFoundError(f'{printable(root)}: neither fer2013.csv nor FER2013Train is there; '
-                                f'{contents(root)}. Class folders are read by fer2013 and '
+        raise FileNotFoundError(f'{printable(root)}: neither fer2013.csv nor FER2013Train is '
+                                f'there; {contents(root)}. Class folders are read by fer2013 and '
                                 'image_folder')
     new_path, new = votes_by_row(root) if source == 'csv' or votes == 'new' else (None, None)
     splits = ferplus_rows(votes, new, folder and folder.parent, root)

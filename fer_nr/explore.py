@@ -7,7 +7,8 @@ from .attention import (attention_figure, attention_maps, attention_views, class
 from .figures import (ORDERS, disagreement, faces_figure, find_faces, four_losses, loss_figure,
                       loss_lines, minimiser, resizing_figure, resizing_views, spectrum)
 from .lab import (Explorer, explore_attention, explore_faces, explore_loss, explore_resizer,
-                  explore_runs, read_picture, run_folders, run_logits, run_model)
+                  explore_runs, run_folders, run_logits, run_model)
+from .lab import own_face as read_picture
 from .run_figures import (confusion_figure, curves_figure, differing, differing_figure,
                           pair_figure, recall_figure, reliability_figure, run_names, runs_table)
 

@@ -50,9 +50,9 @@ def legend_below(picture: Picture, axes, names: int):
     picture.legend(handles, labels, loc='outside lower center', fontsize=7, ncols=columns)
 
 
-def colour_picture(image: torch.Tensor) -> torch.Tensor:
+def colour_picture(image: torch.Tensor) -> np.ndarray:
     "An image (1 or 3, H, W) as `imshow` wants it: (H, W, 3)"
-    return image.permute(1, 2, 0).expand(-1, -1, 3)
+    return image.permute(1, 2, 0).expand(-1, -1, 3).numpy()
 
 
 def unknown_class(emotion: str, vocab) -> str:
@@ -255,7 +255,7 @@ def resizing_figure(
     source, output, *_ = views
     differences = {}
     for mode in ('bilinear', 'bicubic'):
-        differences[f'|resizer − {mode}|'] = (views[output] - views[mode]).abs().mean(1)[0]
+        differences[f'|resizer − {mode}|'] = (views[output] - views[mode]).abs().mean(1)[0].numpy()
     picture = Picture(figsize=(7, 4.1), layout='constrained')
     axes = picture.subplot_mosaic([list(views), ['spectrum', 'spectrum', *differences]])
     for name, image in views.items():
@@ -282,7 +282,7 @@ def resizer_figure(
     "Figure 3 of Hwang et al. (2022): bilinear interpolation, output, absolute difference"
     out = resized(resizer, x)
     base = F.interpolate(x.float().cpu(), out.shape[-2:], mode='bilinear').expand_as(out)
-    difference = (out - base).abs().mean(1)  # over channels
+    difference = (out - base).abs().mean(1).numpy()  # over channels
     picture, axes = new_picture(5.4, 1.8 * len(x) + .2, rows=len(x), columns=3)
     for row, bilinear, output, change in zip(axes, base, out, difference):
         row[0].imshow(colour_picture(bilinear.clamp(0, 1)))
@@ -367,8 +367,9 @@ def loss_figure(
         value.plot(confidence, losses, label=name, **style)
         slope.plot(confidence, slopes, **style)
         x = np.arange(n_classes) + (i - 1.5) * .2
-        target.bar(x, loss.target_dist(torch.tensor([k]), n_classes)[0], .2, color=f'C{i}')
-        least.bar(x, minimiser(loss, k, n_classes), .2, color=f'C{i}')
+        wanted = loss.target_dist(torch.tensor([k]), n_classes)[0]
+        target.bar(x, wanted.numpy(), .2, color=f'C{i}')
+        least.bar(x, minimiser(loss, k, n_classes).numpy(), .2, color=f'C{i}')
     titles = {value: 'loss', slope: "derivative by the label's logit",
               target: 'target', least: 'where the loss is least'}
     for axes, title in titles.items():

@@ -24,7 +24,8 @@ import numpy as np
 from .registry import near_names
 
 __all__ = ['printable', 'regular_file', 'replacing', 'remove_leftovers', 'write_json', 'read_json',
-           'text_encoding', 'read_text', 'save_tensors', 'load_tensors', 'read_metadata', 'read_weights',
+           'text_encoding', 'read_text', 'save_tensors', 'load_tensors', 'read_metadata',
+           'read_weights', 'check_tensors',
            'in_processes', 'new_images', 'write_images', 'blank_images', 'decode_once']
 
 
@@ -201,15 +202,16 @@ def load_tensors(path: Path | str, key: str = 'meta') -> tuple[dict, dict | None
     return tensors, meta
 
 
-_WRAPPERS = ('state_dict_ema', 'model_ema', 'params_ema', 'state_dict', 'model_state_dict', 'model', 'params', 'net')
+_WRAPPERS = ('state_dict_ema', 'model_ema', 'params_ema', 'state_dict', 'model_state_dict', 'model',
+             'params', 'net')
 
 
 def read_weights(path: Path | str) -> dict:
-    """The tensors of a weight file by name: safetensors, or a PyTorch file of tensors. Nothing in the file is run.
+    """The tensors of a weight file by name: safetensors, or a PyTorch file of tensors; nothing in it is run.
 
-    A state dict that other things surround (`{'model': …, 'epoch': 3}`) is taken out of them, and the prefix
-    `module.` of parallel training is dropped. Raises `FileNotFoundError` with the names beside it, or `ValueError`
-    for a file that is damaged, holds no tensors or something else, or has NaN or infinity among its weights.
+    A state dict among other things (`{'model': …, 'epoch': 3}`) is taken out, and the prefix of wrapped
+    models is dropped. Raises `FileNotFoundError` with the names beside it, or `ValueError` for a file that is
+    damaged, holds no tensors or something else, or has NaN or infinity among its weights.
     """
     import torch
     path = Path(path).expanduser()
@@ -221,17 +223,32 @@ def read_weights(path: Path | str) -> dict:
         if wrapper is None:
             break
         content = content[wrapper]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    is_mapping = isinstance(content, dict)
+    if not is_mapping or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise ValueError(f'{path} holds more than tensors by name: save the state_dict alone')
-    if not content:
-        raise ValueError(f'{path} holds no tensors: expected the weights of a model')
-    for name, tensor in content.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(f'{path}: {name} holds NaN or infinity: the training that made it diverged, '
-                             'or the file is damaged')
-    if all(str(name).startswith('module.') for name in content):
-        content = {name.removeprefix('module.'): tensor for name, tensor in content.items()}
+    check_tensors(path, content)
+    for prefix in ('module.', '_orig_mod.'):
+        if all(str(name).startswith(prefix) for name in content):
+            content = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
     return content
+
+
+def check_tensors(path: Path | str, tensors: dict):
+    "Raises `ValueError` in one line for a weight file without tensors, or with such as are no weights"
+    import torch
+    if not tensors:
+        raise ValueError(f'{path} holds no tensors: expected the weights of a model')
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            values = tensor if tensor.element_size() > 1 else tensor.float()
+            if not values.isfinite().all():
+                raise ValueError(f'{path}: {name} holds NaN or infinity: '
+                                 'the training that made it diverged, or the file is damaged')
+            continue
+        is_index = tensor.dtype in (torch.int32, torch.int64)  # of positions, or a counter
+        if not is_index or str(name).endswith(('weight', 'bias')):
+            raise ValueError(f'{path}: {name} is {tensor.dtype}: '
+                             'expected floating-point weights, not quantised ones')
 
 
 def _beside(path):
@@ -245,17 +262,17 @@ def _beside(path):
 def _load_state(path):
     "What a weight file holds, whatever its name ends in: safetensors begin with a length and '{'"
     import torch
-    from safetensors.torch import load_file
+    with open(path, 'rb') as file:
+        is_safetensors = file.read(9)[8:] == b'{'
+    if is_safetensors:
+        return load_tensors(path, 'fer_nr')[0]
     try:
-        with open(path, 'rb') as file:
-            is_safetensors = file.read(9)[8:] == b'{'
-        if is_safetensors:
-            return load_file(path)
         return torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # torch and safetensors raise some ten kinds
+    except Exception as error:  # torch raises some ten kinds
         size = path.stat().st_size
-        raise ValueError(f'{path} ({size:,} bytes) cannot be read as weights ({type(error).__name__}): expected a whole '
-                         '.safetensors, or a .pth that holds tensors and no other objects') from None
+        raise ValueError(f'{path} ({size:,} bytes) cannot be read as weights ({type(error).__name__}): '
+                         'expected a whole .safetensors, or a .pth that holds tensors and no other objects'
+                         ) from None
 
 
 # --- several processes ---------------------------------------------------------------------

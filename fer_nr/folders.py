@@ -1,4 +1,4 @@
-"""What lies where: files under other names or a folder deeper, folders of splits and of classes.
+"""What lies where: files under other names or a folder deeper, folders of splits and classes.
 
 What is unmistakable is found, what is not understood is refused by name, what is left out is said.
 """
@@ -78,7 +78,7 @@ def contents(folder: Path) -> str:
 
 
 def by_stem(folder: Path) -> dict:
-    "{name without its ending: path} of the pictures in a folder; raises `ValueError` for two of one"
+    "{name without ending: path} of a folder's pictures; raises `ValueError` for two of one name"
     found = {}
     for entry in visible(folder):
         stem, ending = os.path.splitext(entry.name)

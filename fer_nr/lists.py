@@ -95,6 +95,7 @@ def assemble(name: str, images, splits: dict, vocab) -> Faces:
         stop = start + len(lists['labels'])
         labels = np.asarray(lists['labels'], np.int64)
         votes = lists.get('votes')
+        votes = None if votes is None else np.asarray(votes)
         sets[split] = FaceSet(images[start:stop], labels, votes, lists['names'], vocab)
         start = stop
     return Faces(sets['train'], sets.get('valid'), sets['test'], name)
@@ -116,8 +117,8 @@ def from_files(name: str, root: Path, splits: dict, vocab, cache=None, **how) ->
     boxes = [box for lists in splits.values() for box in lists.get('boxes', ())]
     counts = ', '.join(f'{split} {len(lists["files"]):,}' for split, lists in splits.items())
     if not splits['train']['files'] or not splits.get('test', {}).get('files'):
-        raise ValueError(f'{printable(root)}: an empty split ({counts}); expected pictures in train '
-                         'and in test: more of them, or a larger share for test')
+        raise ValueError(f'{printable(root)}: an empty split ({counts}); expected pictures in '
+                         'train and in test: more of them, or a larger share for test')
     each_box = boxes or [None] * len(files)
     pieces = [(files[i:i+PIECE], each_box[i:i+PIECE]) for i in range(0, len(files), PIECE)]
     shape = (len(files), 1 if how.get('grey') else 3, how['size'], how['size'])

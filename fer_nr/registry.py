@@ -1,9 +1,12 @@
-"""Parts of a run that register themselves: a data set, a loss, an up-scaler, a method is one definition with one line that names it.
+"""Parts of a run that register themselves
+
+A data set, a loss, an up-scaler, a method is one definition with one line that names it.
 
     @part('loss', 'fpdls', uses=('prior', 'alpha', 'gamma'))
     class FPDLS(nn.Module): …
 
-From the registry follow the choices of a run's fields, the errors with near names, what decides a run's id, and the tables on the site.
+From the registry follow the choices of a run's fields, the errors with near names, what decides a
+run's id, and the tables on the site.
 """
 import difflib
 from collections.abc import Callable, Iterable
@@ -30,13 +33,20 @@ class Part:
 _PARTS: dict[str, dict[str, Part]] = {}
 
 
+def same_definition(one, other) -> bool:
+    "Are two classes or functions the same one, perhaps run again in a notebook that defines it?"
+    modules = {one.__module__, other.__module__}
+    return one.__qualname__ == other.__qualname__ and (len(modules) == 1 or '__main__' in modules)
+
+
 def part(kind: str, name: str, uses: Iterable[str] = (), **facts) -> Callable:
-    "A decorator that registers a class or function under `name`; raises `ValueError` if another one has the name already"
+    "A decorator that registers a class or function under `name`; raises `ValueError` for a taken name"
     def register(build):
         known = _PARTS.setdefault(kind, {})
         other = known.get(name)
-        if other and (other.build.__module__, other.build.__qualname__) != (build.__module__, build.__qualname__):
-            raise ValueError(f'{kind} {name!r} is registered already, as {other.build.__module__}.{other.build.__qualname__}')
+        if other and not same_definition(other.build, build):
+            taken = f'{other.build.__module__}.{other.build.__qualname__}'
+            raise ValueError(f'{kind} {name!r} is registered already, as {taken}')
         known[name] = Part(kind, name, build, tuple(uses), facts)
         return build
     return register

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .evaluation import mcnemar, plot_confusion, reliability
+from .evaluation import decode_classes, mcnemar, plot_confusion, reliability
 from .figures import Picture, faces_figure, legend_below, new_picture
 from .text import figure_text, one_line
 
@@ -91,9 +91,7 @@ def answers(
 ) -> tuple:  # labels and predictions, int (N,)
     "What a run said about each image; raises `ValueError` if it was not evaluated there"
     metrics_on(record, on)
-    labels = np.array([int(digit, 36) for digit in record['labels'][on]])
-    predictions = np.array([int(digit, 36) for digit in record['predictions'][on]])
-    return labels, predictions
+    return decode_classes(record['labels'][on]), decode_classes(record['predictions'][on])
 
 
 def drawn_names(recs, longest: int = 70) -> list[str]:

@@ -22,7 +22,7 @@ import timm
 from fastcore.basics import patch
 
 # parts register themselves when their modules load
-from . import augment, backbone, bridge, comparators, datasets, hybrids, loss, methods, resizer
+from . import augment, backbone, comparators, datasets, hybrids, loss, methods, resizer
 from . import splits, training
 from .files import replacing
 from .reading import Settings, help_of, read_value, read_yaml, setting, weight_folders

@@ -7,10 +7,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from fer_nr.files import load_tensors, regular_file
+from fer_nr.files import read_weights
 
 __all__ = ['RFDN', 'SpatialAttention', 'DistillationBlock', 'read_weights', 'read_network',
-           'rfdn_network', 'spandrel_network']
+           'network_of', 'rfdn_network', 'spandrel_network']
 
 
 class SpatialAttention(nn.Module):
@@ -90,19 +90,6 @@ class RFDN(nn.Module):
         return self.upsampler(self.LR_conv(self.c(torch.cat(outputs, 1))) + first)
 
 
-def read_weights(path:Path|str # .safetensors, or .pth with tensors and nothing else
-                )->dict:       # name -> tensor
-    "The tensors of a file; nothing in it is run. Raises `FileNotFoundError` or `ValueError`"
-    path = regular_file(path, 'a weight file')
-    if path.suffix=='.safetensors':
-        return load_tensors(path, key='fer_nr')[0]
-    try:
-        return torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:
-        found = f'{path} cannot be read as weights ({type(error).__name__})'
-        raise ValueError(f'{found}: expected a .pth of tensors and nothing else') from error
-
-
 def rfdn_network(tensors:dict # of `RFDN`
                 )->dict:      # arguments of `FrozenUpscale`
     "The `RFDN` that the shapes of its tensors describe"
@@ -131,8 +118,14 @@ def spandrel_network(tensors:dict # of a network for single images
 
 def read_network(path:Path|str # .safetensors or .pth
                 )->dict:       # arguments of `FrozenUpscale`
-    "A network from its weights; raises `ValueError` in one line if they fit none"
-    tensors = read_weights(path)
+    "A network from its file; raises `FileNotFoundError` or `ValueError` in one line"
+    return network_of(read_weights(path), path)
+
+
+def network_of(tensors:dict, # name -> tensor
+               source        # where they are from, for the error
+              )->dict:       # arguments of `FrozenUpscale`
+    "The network that fits its weights; raises `ValueError` in one line if none does"
     known,network = 'RFDN or any network that spandrel knows',spandrel_network
     if 'B1.c1_d.weight' in tensors:
         known,network = 'RFDN',rfdn_network
@@ -144,4 +137,4 @@ def read_network(path:Path|str # .safetensors or .pth
         reason = ' '.join(str(error).split())[:160]
         if isinstance(error, KeyError):
             reason = f'no tensor {error}'
-        raise ValueError(f'{path} does not fit {known}: {reason}') from error
+        raise ValueError(f'{source} does not fit {known}: {reason}') from error

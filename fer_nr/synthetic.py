@@ -4,351 +4,528 @@
 
 # %% ../nbs/00a_synthetic.ipynb #9b6e85b8
 from __future__ import annotations
-import copy, os
+import copy
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-import numpy as np, pandas as pd
+
+import numpy as np
+import pandas as pd
 from PIL import Image
+from fastcore.basics import patch
+
+from .files import replacing
+from .registry import unknown
 
 # %% auto #0
-__all__ = ['ACTION_UNITS', 'EXPRESSIONS', 'LAYERS', 'sample_faces', 'Canvas', 'render', 'opinion', 'annotate', 'draw_faces',
-           'write_ferplus']
+__all__ = ['ACTION_UNITS', 'EXPRESSIONS', 'NEIGHBOURS', 'FERPLUS_COUNTS', 'LAYERS', 'SPLITS', 'KAGGLE', 'random_expressions',
+           'Chance', 'random_people', 'random_scene', 'ferplus_shares', 'sample_faces', 'clip01', 'norm', 'smooth',
+           'ellipse', 'curve', 'between', 'Canvas', 'draw_background', 'strands', 'skull', 'draw_back_hair',
+           'draw_head', 'draw_folds', 'draw_nose', 'lip_curves', 'draw_mouth', 'lid_heights', 'draw_eyes', 'draw_brows',
+           'draw_extras', 'draw_shade', 'draw_front_hair', 'draw_glasses', 'draw_hand', 'photograph', 'render',
+           'opinion', 'annotate', 'draw_faces', 'draw_split', 'spoil', 'write_text', 'write_folder', 'write_ferplus']
 
 # %% ../nbs/00a_synthetic.ipynb #14f8391f
 ACTION_UNITS = dict(
-    AU1='inner brow raiser', AU2='outer brow raiser', U2='outer brow raiser, one side', AU4='brow lowerer', AU5='upper lid raiser',
-    AU6='cheek raiser', AU7='lid tightener', AU9='nose wrinkler', AU10='upper lip raiser', AU12='lip corner puller',
-    U12='lip corner puller, one side', U14='dimpler, one side', AU15='lip corner depressor', AU16='lower lip depressor',
-    AU17='chin raiser', AU19='tongue show', AU20='lip stretcher', AU23='lip tightener', AU24='lip pressor', AU25='lips part',
-    AU26='jaw drop', AU27='mouth stretch', AU43='eyes closed')
+    AU1='inner brow raiser', AU2='outer brow raiser', U2='outer brow raiser, one side',
+    AU4='brow lowerer', AU5='upper lid raiser', AU6='cheek raiser', AU7='lid tightener',
+    AU9='nose wrinkler', AU10='upper lip raiser', AU12='lip corner puller',
+    U12='lip corner puller, one side', U14='dimpler, one side', AU15='lip corner depressor',
+    AU16='lower lip depressor', AU17='chin raiser', AU19='tongue show', AU20='lip stretcher',
+    AU23='lip tightener', AU24='lip pressor', AU25='lips part', AU26='jaw drop',
+    AU27='mouth stretch', AU43='eyes closed')
 
 # %% ../nbs/00a_synthetic.ipynb #c2c459bd
 EXPRESSIONS = dict(
     neutral=[{}],
-    happiness=[dict(AU6=.6, AU12=1), dict(AU6=.8, AU12=1, AU25=.9), dict(AU6=1, AU12=1, AU25=1, AU26=.6)],
-    surprise=[dict(AU1=1, AU2=1, AU5=.8, AU25=.5, AU26=1), dict(AU1=1, AU2=1, AU5=1, AU25=.4, AU27=.9)],
-    sadness=[dict(AU1=1, AU4=.7, AU15=1, AU43=.25), dict(AU1=.9, AU4=.6, AU15=1, AU17=.9, AU43=.35), dict(AU1=1, AU4=.8, AU15=.8, AU43=1)],
-    anger=[dict(AU4=1, AU5=.3, AU7=.7, AU15=.3, AU17=.6, AU23=.6, AU24=.8), dict(AU4=1, AU5=.5, AU7=.5, AU10=.6, AU16=.9, AU20=.2, AU25=1, AU26=.5)],
-    disgust=[dict(AU4=.5, AU6=.3, AU7=.8, AU9=1, AU10=1, AU15=.3, AU25=.3), dict(AU4=.5, AU7=1, AU9=1, AU10=.6, AU19=1, AU25=.8, AU26=.3)],
-    fear=[dict(AU1=1, AU2=.7, AU4=.6, AU5=1, AU20=1, AU25=.8), dict(AU1=1, AU2=.7, AU4=.6, AU5=1, AU20=.8, AU25=.8, AU26=.6)],
+    happiness=[
+        dict(AU6=.6, AU12=1),
+        dict(AU6=.8, AU12=1, AU25=.9),
+        dict(AU6=1, AU12=1, AU25=1, AU26=.6)],
+    surprise=[
+        dict(AU1=1, AU2=1, AU5=.8, AU25=.5, AU26=1),
+        dict(AU1=1, AU2=1, AU5=1, AU25=.4, AU27=.9)],
+    sadness=[
+        dict(AU1=1, AU4=.7, AU15=1, AU43=.25),
+        dict(AU1=.9, AU4=.6, AU15=1, AU17=.9, AU43=.35),
+        dict(AU1=1, AU4=.8, AU15=.8, AU43=1)],
+    anger=[
+        dict(AU4=1, AU5=.3, AU7=.7, AU15=.3, AU17=.6, AU23=.6, AU24=.8),
+        dict(AU4=1, AU5=.5, AU7=.5, AU10=.6, AU16=.9, AU20=.2, AU25=1, AU26=.5)],
+    disgust=[
+        dict(AU4=.5, AU6=.3, AU7=.8, AU9=1, AU10=1, AU15=.3, AU25=.3),
+        dict(AU4=.5, AU7=1, AU9=1, AU10=.6, AU19=1, AU25=.8, AU26=.3)],
+    fear=[
+        dict(AU1=1, AU2=.7, AU4=.6, AU5=1, AU20=1, AU25=.8),
+        dict(AU1=1, AU2=.7, AU4=.6, AU5=1, AU20=.8, AU25=.8, AU26=.6)],
     contempt=[dict(U12=1, U14=1, U2=.6, AU43=.3)])
 
 # %% ../nbs/00a_synthetic.ipynb #54fb6248
-_NEIGHBOURS = pd.DataFrame(dict( # column: the expression; rows: what it is taken for
-    neutral=dict(sadness=.5, anger=.2, happiness=.2, contempt=.1), happiness=dict(neutral=.5, surprise=.3, contempt=.2),
-    surprise=dict(fear=.5, happiness=.3, neutral=.2), sadness=dict(neutral=.5, fear=.25, anger=.25), anger=dict(disgust=.4, neutral=.3, sadness=.3),
-    disgust=dict(anger=.7, sadness=.3), fear=dict(surprise=.7, sadness=.3), contempt=dict(neutral=.5, disgust=.25, happiness=.25),
+NEIGHBOURS = pd.DataFrame(dict( # the expression: what it is taken for
+    neutral=dict(sadness=.5, anger=.2, happiness=.2, contempt=.1),
+    happiness=dict(neutral=.5, surprise=.3, contempt=.2),
+    surprise=dict(fear=.5, happiness=.3, neutral=.2),
+    sadness=dict(neutral=.5, fear=.25, anger=.25),
+    anger=dict(disgust=.4, neutral=.3, sadness=.3),
+    disgust=dict(anger=.7, sadness=.3),
+    fear=dict(surprise=.7, sadness=.3),
+    contempt=dict(neutral=.5, disgust=.25, happiness=.25),
 )).T.reindex(index=list(EXPRESSIONS), columns=list(EXPRESSIONS)).fillna(0.)
 
 # %% ../nbs/00a_synthetic.ipynb #68d17597
-def _expressions(names, rng):
+def random_expressions(names:list, # one of `EXPRESSIONS` per face
+                       rng         # NumPy's generator
+                      )->dict:     # name -> (N,) values
     "Action units of faces that show `names`, more or less, and a second expression now and then"
     n,vocab,units = len(names),list(EXPRESSIONS),list(ACTION_UNITS)
-    second = [rng.choice(vocab, p=_NEIGHBOURS.loc[k]) for k in names]
+    second = [rng.choice(vocab, p=NEIGHBOURS.loc[name]) for name in names]
     intensity = .15+.85*rng.beta(3.2,1.3,n)
     blend = np.where(rng.random(n)<.35, rng.uniform(.05,.6,n), 0.)
     x = np.zeros((n,len(units)))
     for i,pair in enumerate(zip(names,second)):
-        for k,share in zip(pair, (1-blend[i],blend[i])):
-            for u,v in EXPRESSIONS[k][rng.integers(len(EXPRESSIONS[k]))].items(): x[i,units.index(u)] += v*share*intensity[i]
+        for name,share in zip(pair, (1-blend[i],blend[i])):
+            variant = EXPRESSIONS[name][rng.integers(len(EXPRESSIONS[name]))]
+            for unit,strength in variant.items():
+                x[i,units.index(unit)] += strength*share*intensity[i]
     x = (x*rng.uniform(.8,1.15,x.shape)+np.abs(rng.normal(0,.05,x.shape))).clip(0,1.2)
-    return dict(expression=list(names), second=second, intensity=intensity, blend=blend) | dict(zip(units, x.T))
+    shown = dict(expression=list(names), second=second, intensity=intensity, blend=blend)
+    return shown | dict(zip(units, x.T))
 
 # %% ../nbs/00a_synthetic.ipynb #233897c1
-def _people(n, rng):
-    "Looks that say nothing about the expression: grey tones in [0, 1], sizes around 1, 0 or 1 for yes and no"
-    u = lambda a,b: rng.uniform(a,b,n)
-    yes = lambda p: (rng.random(n)<p).astype(float)
-    pick = lambda p,a,b: np.where(rng.random(n)<p, a, b)
+class Chance:
+    "What random numbers the parameters of `n` faces need, from NumPy's generator"
+    def __init__(self, rng, n:int):
+        self.rng,self.n = rng,n
+
+    def uniform(self, low, high):
+        return self.rng.uniform(low, high, self.n)
+
+    def normal(self, spread, most):
+        return self.rng.normal(0, spread, self.n).clip(-most, most)
+
+    def yes(self, probability):
+        return (self.rng.random(self.n)<probability).astype(float)
+
+    def pick(self, probability, one, other):
+        return np.where(self.rng.random(self.n)<probability, one, other)
+
+def random_people(n:int,  # faces
+                  rng     # NumPy's generator
+                 )->dict: # name -> (n,): tones in [0, 1], sizes around 1, 0 or 1 for no and yes
+    "Looks that say nothing about the expression"
+    chance = Chance(rng, n)
+    uniform,yes,pick = chance.uniform,chance.yes,chance.pick
     long = yes(.45)
-    return dict(skin=pick(.25, u(.42,.6), u(.7,.97)), hair=pick(.75, u(.04,.3), u(.4,.75)), long=long, curl=yes(.25), bald=yes(.06)*(1-long),
-                fringe=pick(.5, u(-.06,.04), u(.08,.26)), part=u(-1,1), hat=yes(.05), width=u(.92,1.06), jaw=u(.05,.22), eye=u(.88,1.15),
-                gap=u(.93,1.1), iris=u(.05,.35), brow=u(.75,1.35), nose=u(.85,1.25), lips=u(.6,1.3)*(.8+.4*long), blush=u(0,1),
-                glasses=yes(.1), beard=yes(.1)*(1-long), moustache=yes(.12)*(1-long), side=pick(.5, -1., 1.), tears=u(0,1))
+    return dict(
+        skin=pick(.25, uniform(.42,.6), uniform(.7,.97)),
+        hair=pick(.75, uniform(.04,.3), uniform(.4,.75)),
+        long=long, curl=yes(.25), bald=yes(.06)*(1-long),
+        fringe=pick(.5, uniform(-.06,.04), uniform(.08,.26)), part=uniform(-1,1), hat=yes(.05),
+        width=uniform(.92,1.06), jaw=uniform(.05,.22), eye=uniform(.88,1.15), gap=uniform(.93,1.1),
+        iris=uniform(.05,.35), brow=uniform(.75,1.35), nose=uniform(.85,1.25),
+        lips=uniform(.6,1.3)*(.8+.4*long), blush=uniform(0,1), glasses=yes(.1),
+        beard=yes(.1)*(1-long), moustache=yes(.12)*(1-long), side=pick(.5, -1., 1.),
+        tears=uniform(0,1))
 
 # %% ../nbs/00a_synthetic.ipynb #23d4b6c5
-def _scene(n, rng):
-    "How the picture was taken: angles in degrees, shifts in half widths of the picture, the rest from 0 to about 1"
-    u = lambda a,b: rng.uniform(a,b,n)
-    norm = lambda s,most: rng.normal(0,s,n).clip(-most,most)
-    yes = lambda p: (rng.random(n)<p).astype(float)
-    return dict(yaw=norm(13,32), pitch=norm(6,15), roll=norm(9,22), zoom=u(.9,1.15), dx=norm(.06,.15), dy=norm(.05,.12),
-                gaze_x=norm(.35,1), gaze_y=norm(.25,1), light=u(.1,.8), light_x=norm(.8,1.8), light_y=u(-.9,.2), exposure=u(.75,1.2),
-                back=u(.1,.95), back_x=norm(.2,.5), noise=u(.004,.04), blur=yes(.3)*u(.5,1), hand=yes(.1), hand_angle=u(0,2*np.pi))
+def random_scene(n:int,  # faces
+                 rng     # NumPy's generator
+                )->dict: # name -> (n,): degrees, half widths of the picture, the rest 0 to about 1
+    "How the picture was taken"
+    chance = Chance(rng, n)
+    uniform,normal,yes = chance.uniform,chance.normal,chance.yes
+    return dict(
+        yaw=normal(13,32), pitch=normal(6,15), roll=normal(9,22), zoom=uniform(.9,1.15),
+        dx=normal(.06,.15), dy=normal(.05,.12), gaze_x=normal(.35,1), gaze_y=normal(.25,1),
+        light=uniform(.1,.8), light_x=normal(.8,1.8), light_y=uniform(-.9,.2),
+        exposure=uniform(.75,1.2), back=uniform(.1,.95), back_x=normal(.2,.5),
+        noise=uniform(.004,.04), blur=yes(.3)*uniform(.5,1), hand=yes(.1),
+        hand_angle=uniform(0,2*np.pi))
 
-# %% ../nbs/00a_synthetic.ipynb #fdf26afa
-_COUNTS = np.array((8733, 7284, 3136, 3022, 2098, 116, 536, 120)) # FERPlus's training images per class
+FERPLUS_COUNTS = np.array((8733, 7284, 3136, 3022, 2098, 116, 536, 120)) # training images per class
 
-def _shares(n, rng):
-    "`n` expressions in FERPlus's shares and random order, of each at least three where there is room"
-    k = np.maximum(np.round(n*_COUNTS/_COUNTS.sum()), min(3, n//8)).astype(int)
-    k[0] = max(n-k[1:].sum(), 0)
-    return rng.permutation(np.repeat(list(EXPRESSIONS), k))[:n].tolist()
+def ferplus_shares(n:int,  # faces
+                   rng     # NumPy's generator
+                  )->list: # of `n` names
+    "Expressions in FERPlus's shares and random order, of each at least three where there is room"
+    shares = np.round(n*FERPLUS_COUNTS/FERPLUS_COUNTS.sum())
+    counts = np.maximum(shares, min(3, n//8)).astype(int)
+    counts[0] = max(n-counts[1:].sum(), 0)
+    return rng.permutation(np.repeat(list(EXPRESSIONS), counts))[:n].tolist()
 
 # %% ../nbs/00a_synthetic.ipynb #26f04c72
-def sample_faces(expression:str|list|None=None, # one expression for all, one per face, or None: FERPlus's shares
+def sample_faces(expression:str|list|None=None, # for all, one per face, or None: FERPlus's shares
                  n:int|None=None,               # faces, > 0; None: one, or as many as are listed
                  seed:int=0,                    # of everything that is random here
                 )->pd.DataFrame:                # a row per face, a column per parameter
     "Parameters of random faces; raises `ValueError` for an unknown expression"
-    rng,n = np.random.default_rng(seed),n or (len(expression) if isinstance(expression, list) else 1)
-    names = _shares(n, rng) if expression is None else [expression]*n if isinstance(expression, str) else expression
-    for k in names:
-        if k not in EXPRESSIONS: raise ValueError(f"expression {k!r} is unknown: expected one of {', '.join(EXPRESSIONS)}")
-    if len(names)!=n: raise ValueError(f'{len(names)} expressions for n={n} faces: expected as many, or a single name')
-    return pd.DataFrame(_expressions(names, rng) | _people(n, rng) | _scene(n, rng))
+    rng = np.random.default_rng(seed)
+    n = n or (len(expression) if isinstance(expression, list) else 1)
+    names = expression
+    if expression is None:
+        names = ferplus_shares(n, rng)
+    elif isinstance(expression, str):
+        names = [expression]*n
+    for name in names:
+        if name not in EXPRESSIONS:
+            raise ValueError(unknown('expression', name, EXPRESSIONS))
+    if len(names)!=n:
+        found = f'{len(names)} expressions for n={n} faces'
+        raise ValueError(f'{found}: expected as many, or a single name')
+    people,scene = random_expressions(names, rng)|random_people(n, rng),random_scene(n, rng)
+    return pd.DataFrame(people | scene)
 
 # %% ../nbs/00a_synthetic.ipynb #94090dff
-def _clip(x): return np.clip(x, 0, 1)
-def _norm(x, y): return np.sqrt(x*x+y*y) # several times faster than np.hypot
-def _smooth(a, b, x): t = _clip((x-a)/(b-a)); return t*t*(3-2*t)
+def clip01(x):
+    "`x` within [0, 1]"
+    return np.clip(x, 0, 1)
+
+def norm(x, y):
+    "Length of (x, y), several times faster than np.hypot"
+    return np.sqrt(x*x+y*y)
+
+def smooth(a, b, x):
+    "From 0 at `a` to 1 at `b`, with a slope of 0 at both"
+    t = clip01((x-a)/(b-a))
+    return t*t*(3-2*t)
+
+def ellipse(x, y, a, b):
+    "Signed distance to an ellipse with half axes `a` and `b`, to first order"
+    k = np.maximum(norm(x/a, y/b), 1e-3) # the centre must not become 0/0
+    return k*(k-1)/np.maximum(norm(x/(a*a), y/(b*b)), 1e-3/np.maximum(a, b))
+
+def curve(x, y, x0, x1, a, b, c):
+    "Distance to the line y = a + bt + ct², with t from -1 at x0 to 1 at x1"
+    middle,half = (x0+x1)/2,(x1-x0)/2
+    t = np.clip((x-middle)/half, -1, 1)
+    slope = (b+2*c*t)/half
+    beyond = np.maximum(np.abs(x-middle)-half, 0)
+    return norm(beyond, (y-a-b*t-c*t*t)/np.sqrt(1+slope*slope))
+
+def between(x, y, half, top, bottom):
+    "Signed distance to what lies between two heights, for |x| < half"
+    return np.maximum(np.maximum(top-y, y-bottom), np.abs(x)-half)
 
 # %% ../nbs/00a_synthetic.ipynb #0041d563
 class Canvas:
-    "Pictures of a batch of faces, with the place of each pixel on the head (`u`, `v`) and on the turned face (`x`, `y`), and a brush"
+    "A batch of faces, the places of pixels on head (`u`, `v`) and face (`x`, `y`), and a brush"
     def __init__(self,
                  faces:pd.DataFrame, # (N, …) from `sample_faces`
                  size:int=48         # pixels a side
                 ):
-        self.p = p = SimpleNamespace(**{k:faces[k].to_numpy(np.float32)[:,None,None] for k in faces.select_dtypes('number')}) # (N, 1, 1) each
+        p = self.p = SimpleNamespace() # (N, 1, 1) each
+        for name,values in faces.select_dtypes('number').items():
+            setattr(p, name, values.to_numpy(np.float32, copy=True)[:,None,None])
         t = (2*np.arange(size, dtype=np.float32)+1)/size-1
-        x,y,a = t[None,None]-p.dx, t[None,:,None]-p.dy, np.deg2rad(p.roll)
-        c,s = np.cos(a)/p.zoom, np.sin(a)/p.zoom
-        self.u,self.v,self.px = c*x+s*y, c*y-s*x, 2/size/p.zoom
+        x,y,roll = t[None,None]-p.dx,t[None,:,None]-p.dy,np.deg2rad(p.roll)
+        cos,sin = np.cos(roll)/p.zoom,np.sin(roll)/p.zoom
+        self.u,self.v,self.px = cos*x+sin*y,cos*y-sin*x,2/size/p.zoom
         self.img = np.zeros_like(self.u) # (N, size, size)
-        self._turn(np.deg2rad(p.yaw), np.deg2rad(p.pitch))
-
-    def _turn(self, yaw, pitch):
-        u,v,axis = self.u/.8,self.v/1.02,.55 # the axis of the neck lies behind the face, not in the middle of the head
+        yaw,pitch = np.deg2rad(p.yaw),np.deg2rad(p.pitch)
+        u,v,axis = self.u/.8,self.v/1.02,.55 # the axis of the neck lies behind the face
         z = np.sqrt(np.maximum(1-.8*(u*u+v*v), .04))
         self.normal = u,v,z
         self.x = .8*(u*np.cos(yaw)-(z-axis)*np.sin(yaw))
         z = u*np.sin(yaw)+z*np.cos(yaw)
         self.y = 1.02*(v*np.cos(pitch)-(z-axis)*np.sin(pitch))
 
-    def cover(self, d, soft=1.): return _clip(.5-d/(self.px*soft)) # from distance to the covered share of a pixel
+    def cover(self, distance, soft=1.):
+        "The share of each pixel that is inside"
+        return clip01(.5-distance/(self.px*soft))
 
-    def paint(self, d, tone, alpha=1., soft=1., within=1.):
-        "Lay `tone` over the pixels with negative distance `d`; `soft` is the width of the edge in pixels"
-        self.img += (np.asarray(tone, np.float32)-self.img)*(self.cover(d, soft)*alpha*within)
+    def paint(self, distance, tone, alpha=1., soft=1., within=1.):
+        "Lay `tone` over negative distances; `soft` is the width of the edge in pixels"
+        share = self.cover(distance, soft)*alpha*within
+        self.img += (np.asarray(tone, np.float32)-self.img)*share
 
-    def near(self, x0, x1, y0, y1, side=1):
-        "The part of the canvas in which any face has this box; side -1 mirrors x. Its `img` is a view: painting it paints the canvas"
-        x = side*self.x
-        m = ((x>x0)&(x<x1)&(self.y>y0)&(self.y<y1)).any(0)
-        rows,cols = m.any(1).nonzero()[0],m.any(0).nonzero()[0]
-        box = np.s_[:, rows[0]:rows[-1]+1, cols[0]:cols[-1]+1] if len(rows) else np.s_[:,:0,:0]
-        part = copy.copy(self)
-        part.x,part.y,part.img = x[box],self.y[box],self.img[box]
-        return part
-
-# %% ../nbs/00a_synthetic.ipynb #206441b1
-def _ellipse(x, y, a, b): # signed distance to an ellipse, to first order
-    k = np.maximum(_norm(x/a, y/b), 1e-3) # the centre must not become 0/0
-    return k*(k-1)/np.maximum(_norm(x/(a*a), y/(b*b)), 1e-3/np.maximum(a, b))
-
-def _curve(x, y, x0, x1, a, b, c): # distance to the line y = a + bt + ct², with t from -1 at x0 to 1 at x1
-    m,w = (x0+x1)/2,(x1-x0)/2
-    t = np.clip((x-m)/w, -1, 1)
-    slope = (b+2*c*t)/w
-    return _norm(np.maximum(np.abs(x-m)-w, 0), (y-a-b*t-c*t*t)/np.sqrt(1+slope*slope))
-
-def _between(x, y, w, top, bottom): # signed distance to what lies between two heights, for |x| < w
-    return np.maximum(np.maximum(top-y, y-bottom), np.abs(x)-w)
+# %% ../nbs/00a_synthetic.ipynb #98017d00
+@patch
+def near(self:Canvas,
+         x0, x1, y0, y1, # box on the face
+         side=1          # -1 mirrors x
+        )->Canvas:       # painting it paints the whole
+    "The part of the canvas in which any face has this box"
+    x,y = side*self.x,self.y
+    inside = ((x>x0)&(x<x1)&(y>y0)&(y<y1)).any(0)
+    rows,columns = inside.any(1).nonzero()[0],inside.any(0).nonzero()[0]
+    box = np.s_[:,:0,:0]
+    if len(rows):
+        box = np.s_[:, rows[0]:rows[-1]+1, columns[0]:columns[-1]+1]
+    part = copy.copy(self)
+    part.x,part.y,part.img = x[box],y[box],self.img[box] # `img` is a view
+    return part
 
 # %% ../nbs/00a_synthetic.ipynb #9225b70b
-def _background(c): c.img[:] = _clip(c.p.back+c.p.back_x*c.u)
+def draw_background(c:Canvas):
+    "A tone that changes from left to right"
+    c.img[:] = clip01(c.p.back+c.p.back_x*c.u)
 
-def _strands(c): return c.p.hair*(1+.08*np.sin(18*(c.u*(1-.25*c.v)+.3*c.p.part*c.v)))
-def _skull(c): return _ellipse(c.u, c.v+.1, .86*c.p.width+.05*c.p.curl, 1.+.05*c.p.curl)-.03*c.p.curl*np.sin(11*np.arctan2(c.u, c.v))
+def strands(c:Canvas):
+    "The tone of hair at each pixel"
+    return c.p.hair*(1+.08*np.sin(18*(c.u*(1-.25*c.v)+.3*c.p.part*c.v)))
 
-def _back_hair(c):
-    p,hair = c.p,.8*_strands(c)
-    c.paint(_skull(c), hair, 1-p.bald)
-    c.paint(_ellipse(c.u, c.v-.25, .97*p.width, 1.15), hair, p.long)
-    c.paint(np.maximum(np.abs(c.u)-.36, .55-c.v), .66*p.skin)                              # neck
-    c.paint(_ellipse(c.u, c.v-1.5, 1.05, .42), np.where(p.back<.45, p.back+.3, p.back-.3)) # shoulders
+def skull(c:Canvas):
+    "Distance to the outline of the hair"
+    curl = c.p.curl
+    waves = .03*curl*np.sin(11*np.arctan2(c.u, c.v))
+    return ellipse(c.u, c.v+.1, .86*c.p.width+.05*curl, 1.+.05*curl)-waves
 
-# %% ../nbs/00a_synthetic.ipynb #8bf6cc57
-def _head(c):
+def draw_back_hair(c:Canvas):
+    "Hair behind the head, neck, shoulders"
+    p,hair = c.p,.8*strands(c)
+    c.paint(skull(c), hair, 1-p.bald)
+    c.paint(ellipse(c.u, c.v-.25, .97*p.width, 1.15), hair, p.long)
+    c.paint(np.maximum(np.abs(c.u)-.36, .55-c.v), .66*p.skin) # neck
+    clothes = np.where(p.back<.45, p.back+.3, p.back-.3)
+    c.paint(ellipse(c.u, c.v-1.5, 1.05, .42), clothes)        # shoulders
+
+def draw_head(c:Canvas):
+    "Ears and the head, whose distance the canvas keeps as `outline`"
     p = c.p
-    for s in (-1,1): # ears
-        x = s*c.u-.76*p.width+s*.12*np.sin(np.deg2rad(p.yaw))
-        c.paint(_ellipse(x, c.v-.05, .12, .19), .9*p.skin)
-        c.paint(_ellipse(x, c.v-.05, .06, .11), .68*p.skin, .8, 2)
-    a = np.abs(c.u)/(.77*p.width*(1-p.jaw*_smooth(0., 1.1, c.v)))
+    for side in (-1,1):
+        x = side*c.u-.76*p.width+side*.12*np.sin(np.deg2rad(p.yaw))
+        c.paint(ellipse(x, c.v-.05, .12, .19), .9*p.skin)
+        c.paint(ellipse(x, c.v-.05, .06, .11), .68*p.skin, .8, 2)
+    a = np.abs(c.u)/(.77*p.width*(1-p.jaw*smooth(0., 1.1, c.v)))
     b = np.abs(c.v)/.95/np.where(c.v>0, 1+.03*p.AU26+.06*p.AU27, 1)
     c.outline = .82*((a*a*np.sqrt(a)+b*b*np.sqrt(b))**.4-1)
     c.paint(c.outline, p.skin)
 
 # %% ../nbs/00a_synthetic.ipynb #4ed6d1b9
-def _folds(c):
+def draw_folds(c:Canvas):
+    "Cheeks and folds of the skin"
     p,dark = c.p,.52*c.p.skin
-    for s in (-1,1):
-        k = c.near(-.03, .75, -.65, .75, s); x,y = k.x,k.y
-        k.paint(_ellipse(x-.44, y-.24, .17, .13), .84*p.skin, .6*p.blush+.3*p.AU6, 5)                                # cheek
-        d = _curve(y, x, .20, .44, .33+.05*p.AU12, .10+.06*p.AU12+.03*p.AU10, -.04-.04*p.AU12)                       # nose to mouth
-        k.paint(d-.016, dark, np.clip(.7*p.AU9+.5*p.AU10+.5*p.AU12-.05, 0, .9), 1.3)
-        k.paint(_curve(y, x, -.52, -.30, .06, -.02, 0.)-.02, dark, np.clip(p.AU4, 0, .85), 1.2)                      # between the brows
-        for i in range(3): k.paint(_curve(x, y, 0., .15, -.12+.095*i, -.04, 0.)-.014, dark, np.clip(p.AU9, 0, .9), 1.2)
+    for side in (-1,1):
+        k = c.near(-.03, .75, -.65, .75, side)
+        x,y = k.x,k.y
+        k.paint(ellipse(x-.44, y-.24, .17, .13), .84*p.skin, .6*p.blush+.3*p.AU6, 5) # cheek
+        bend = .10+.06*p.AU12+.03*p.AU10
+        nose_to_mouth = curve(y, x, .20, .44, .33+.05*p.AU12, bend, -.04-.04*p.AU12)
+        depth = np.clip(.7*p.AU9+.5*p.AU10+.5*p.AU12-.05, 0, .9)
+        k.paint(nose_to_mouth-.016, dark, depth, 1.3)
+        between_brows = curve(y, x, -.52, -.30, .06, -.02, 0.)
+        k.paint(between_brows-.02, dark, np.clip(p.AU4, 0, .85), 1.2)
+        for i in range(3):
+            on_nose = curve(x, y, 0., .15, -.12+.095*i, -.04, 0.)
+            k.paint(on_nose-.014, dark, np.clip(p.AU9, 0, .9), 1.2)
     k = c.near(-.45, .45, -.85, -.5)
-    for i in range(2): k.paint(_curve(k.x, k.y, -.36, .36, -.62-.1*i, 0, .02)-.01, dark, np.clip(.8*np.minimum(p.AU1, p.AU2), 0, .7), 1.2)
+    for i in range(2):
+        forehead = curve(k.x, k.y, -.36, .36, -.62-.1*i, 0, .02)
+        k.paint(forehead-.01, dark, np.clip(.8*np.minimum(p.AU1, p.AU2), 0, .7), 1.2)
     k = c.near(-.2, .2, .65, .9)
-    k.paint(_curve(k.x, k.y, -.1, .1, .78, 0, -.03)-.014, dark, _clip(.1+.7*p.AU17), 1.5)                            # chin
+    chin = curve(k.x, k.y, -.1, .1, .78, 0, -.03)
+    k.paint(chin-.014, dark, clip01(.1+.7*p.AU17), 1.5)
 
-def _nose(c):
+def draw_nose(c:Canvas):
+    "The ridge, in the light, and the line below"
     p,k = c.p,c.near(-.35, .35, -.15, .45)
-    x,y,w = k.x,k.y+.05*p.AU9,.1*p.nose*(1+.25*p.AU9)
-    k.paint(_ellipse(x, y-.16, .9*w, .11), np.minimum(1.12*p.skin, 1), .8, 4)
-    k.paint(_curve(x, y, -w, w, .275, 0, -.05)-.014, .5*p.skin, .8, 1.3)
+    x,y,width = k.x,k.y+.05*p.AU9,.1*p.nose*(1+.25*p.AU9)
+    k.paint(ellipse(x, y-.16, .9*width, .11), np.minimum(1.12*p.skin, 1), .8, 4)
+    k.paint(curve(x, y, -width, width, .275, 0, -.05)-.014, .5*p.skin, .8, 1.3)
 
 # %% ../nbs/00a_synthetic.ipynb #a05eda36
-def _lips(p, x):
+def lip_curves(p, # parameters of the faces, as in `Canvas.p`
+               x  # places on the face
+              ):  # namespace: half width, heights of the line and the lips, and more
     "The curves of the mouth at `x`, and its sizes"
-    t = np.clip(x/(w := .29*(1+.35*p.AU12+.15*p.U12+.35*p.AU20-.22*p.AU23-.1*p.AU24-.4*p.AU26*(1-_clip(p.AU12+p.AU20+p.AU10))-.32*p.AU27-.1*p.AU15)), -1, 1)
-    t2,mid = t*t,.53-.035*p.AU17-.02*p.AU10
+    wide = .35*p.AU12+.15*p.U12+.35*p.AU20
+    narrow_jaw = .4*p.AU26*(1-clip01(p.AU12+p.AU20+p.AU10))
+    width = .29*(1+wide-.22*p.AU23-.1*p.AU24-narrow_jaw-.32*p.AU27-.1*p.AU15)
+    t = np.clip(x/width, -1, 1)
+    t2 = t*t
+    middle = .53-.035*p.AU17-.02*p.AU10
     lift,hook = .19*p.AU12-.19*p.AU15-.04*p.AU20,.2*p.U12
-    line = mid+.45*lift-lift*t2-hook*_smooth(0., 1.1, t*p.side)+.02*p.U12
-    square = _clip(p.AU20+p.AU16)
-    arch = np.sqrt(np.maximum(1-t2, 0))*(1-square)+np.sqrt(np.maximum(1-t2*t2*t2, 0))*square
+    line = middle+.45*lift-lift*t2-hook*smooth(0., 1.1, t*p.side)+.02*p.U12
+    square = clip01(p.AU20+p.AU16)
+    round_arch,square_arch = np.sqrt(np.maximum(1-t2, 0)),np.sqrt(np.maximum(1-t2*t2*t2, 0))
+    arch = round_arch*(1-square)+square_arch*square
     gap = .11*p.AU25+.22*p.AU26+.42*p.AU27
-    return SimpleNamespace(w=w, line=line, gap=gap, lip=1-.8*t2, # lips get thinner towards the corners
-        top=line-(.45*gap*_clip(1-.95*p.AU12)+.06*p.AU10)*arch, low=line+(gap*(.55+.55*_clip(p.AU12))+.05*p.AU16)*arch,
-        corner=lambda s: mid-.55*lift-hook*(p.side==s))
+    return SimpleNamespace(
+        width=width, line=line, gap=gap,
+        lip=1-.8*t2, # lips get thinner towards the corners
+        top=line-(.45*gap*clip01(1-.95*p.AU12)+.06*p.AU10)*arch,
+        low=line+(gap*(.55+.55*clip01(p.AU12))+.05*p.AU16)*arch,
+        corner={side: middle-.55*lift-hook*(p.side==side) for side in (-1,1)})
 
 # %% ../nbs/00a_synthetic.ipynb #a20d8b6a
-def _mouth(c):
+def draw_mouth(c:Canvas):
+    "Lips, teeth, tongue, dimples"
     p,k = c.p,c.near(-.62, .62, .15, 1.05)
     x,y = k.x-.05*p.side*p.U12,k.y
-    m,thin = _lips(p, x),np.clip(1-.6*p.AU23-.5*p.AU24, .15, 1)
-    lower,part = m.low+(.065*p.lips*thin+.03*p.AU17)*m.lip,_clip(m.gap/.04)
-    k.paint(_ellipse(x, y-lower-.05, .14, .03), .72*p.skin, .45+.4*p.AU17, 3)                                        # shadow
-    k.paint(_between(x, y, m.w, m.top-.05*p.lips*thin*m.lip, lower), (.72-.12*p.long)*p.skin, .9)                    # lips
-    k.paint(_norm(np.maximum(np.abs(x)-m.w, 0), y-m.line)-.02-.006*p.AU24, .18*p.skin, 1-part)
-    inside = k.cover(_between(x, y, m.w, m.top, m.low))*part
+    m,thin = lip_curves(p, x),np.clip(1-.6*p.AU23-.5*p.AU24, .15, 1)
+    upper = m.top-.05*p.lips*thin*m.lip
+    lower = m.low+(.065*p.lips*thin+.03*p.AU17)*m.lip
+    k.paint(ellipse(x, y-lower-.05, .14, .03), .72*p.skin, .45+.4*p.AU17, 3) # shadow
+    k.paint(between(x, y, m.width, upper, lower), (.72-.12*p.long)*p.skin, .9)
+    opened = clip01(m.gap/.04)
+    closed = norm(np.maximum(np.abs(x)-m.width, 0), y-m.line)
+    k.paint(closed-.02-.006*p.AU24, .18*p.skin, 1-opened)
+    inside = k.cover(between(x, y, m.width, m.top, m.low))*opened
     k.paint(-1., .05, within=inside)
-    k.paint(_ellipse(x, y-m.low-.01, .62*m.w, .08), .6*p.skin, p.AU16<.3, within=inside)                             # tongue
-    for d,high in ((y-m.top, .1*_clip(p.AU12+p.AU10+.9*p.AU20+.6*p.AU16-p.AU27)), (m.low-y, .08*_clip(p.AU16+.5*p.AU20-.2))):
-        k.paint(d-high, .97, _clip(30*high), within=inside)                                                          # teeth
-    out = (p.AU19>.45).astype(np.float32)
-    k.paint(np.maximum(_norm(np.maximum(np.abs(y-m.low-.03)-.09, 0), x)-.11, m.line+.03-y), .62*p.skin, out)         # tongue shown
-    k.paint(np.maximum(np.abs(x)-.012, np.abs(y-m.low-.04)-.07), .4*p.skin, out)
-    for s in (-1,1):
-        d = _curve(y, s*x, m.corner(s)-.075, m.corner(s)+.055, m.w+.05, 0, -.025)
-        k.paint(d-.014, .42*p.skin, np.clip(.9*p.AU12+p.U14*(p.side==s), 0, .9), 1.2)                                # dimple
+    k.paint(ellipse(x, y-m.low-.01, .62*m.width, .08), .6*p.skin, p.AU16<.3, within=inside) # tongue
+    upper_teeth = .1*clip01(p.AU12+p.AU10+.9*p.AU20+.6*p.AU16-p.AU27)
+    k.paint(y-m.top-upper_teeth, .97, clip01(30*upper_teeth), within=inside)
+    lower_teeth = .08*clip01(p.AU16+.5*p.AU20-.2)
+    k.paint(m.low-y-lower_teeth, .97, clip01(30*lower_teeth), within=inside)
+    tongue_shown = (p.AU19>.45).astype(np.float32)
+    tongue = norm(np.maximum(np.abs(y-m.low-.03)-.09, 0), x)-.11
+    k.paint(np.maximum(tongue, m.line+.03-y), .62*p.skin, tongue_shown)
+    k.paint(np.maximum(np.abs(x)-.012, np.abs(y-m.low-.04)-.07), .4*p.skin, tongue_shown)
+    for side in (-1,1):
+        corner = m.corner[side]
+        dimple = curve(y, side*x, corner-.075, corner+.055, m.width+.05, 0, -.025)
+        depth = np.clip(.9*p.AU12+p.U14*(p.side==side), 0, .9)
+        k.paint(dimple-.014, .42*p.skin, depth, 1.2)
 
 # %% ../nbs/00a_synthetic.ipynb #c44647f4
-def _lids(p, t):
-    "Heights of the upper and the lower lid at `t`, from -1 towards the nose to 1"
+def lid_heights(p, # parameters of the faces, as in `Canvas.p`
+                t  # from -1 towards the nose to 1
+               ):  # heights of the upper and the lower lid
+    "The curves of an eye"
     circle = np.sqrt(np.maximum(1-t*t, 0))
-    arch,shut = .6*circle+.4*circle*circle,_clip(p.AU43)
+    arch,shut = .6*circle+.4*circle*circle,clip01(p.AU43)
     up = .14*p.eye*(1+.55*p.AU5-.45*p.AU7-.05*p.AU6)*(1-shut)-.05*p.eye*shut
     low = .095*p.eye*(1+.25*p.AU5-.55*p.AU7-1.25*p.AU6)
-    top = -(up+t*.09*p.AU4*(1-2*_clip(p.AU1))*(1-shut))*arch
-    return top, np.maximum(low*arch, top+.004)
+    top = -(up+t*.09*p.AU4*(1-2*clip01(p.AU1))*(1-shut))*arch
+    return top,np.maximum(low*arch, top+.004)
 
-def _eyes(c):
+def draw_eyes(c:Canvas):
+    "Eyeballs, lids, and the fold below"
     p = c.p
-    for s in (-1,1):
-        k = c.near(.05, .75, -.45, .3, s)
-        x,y,w = k.x-.355*p.gap,k.y+.09,.215*p.eye
-        top,low = _lids(p, np.clip(x/w, -1, 1))
-        eye,ix,iy = k.cover(_between(x, y, w, top, low)),x-s*.07*p.gaze_x,y-.035*p.gaze_y+.01
+    for side in (-1,1):
+        k = c.near(.05, .75, -.45, .3, side)
+        x,y,width = k.x-.355*p.gap,k.y+.09,.215*p.eye
+        top,low = lid_heights(p, np.clip(x/width, -1, 1))
+        eye = k.cover(between(x, y, width, top, low))
+        iris_x,iris_y = x-side*.07*p.gaze_x,y-.035*p.gaze_y+.01
         k.paint(-1., .97, within=eye)
-        k.paint(_norm(ix, iy)-.118*p.eye, p.iris, within=eye)
-        k.paint(_norm(ix, iy)-.06*p.eye, .02, within=eye)
-        k.paint(_norm(ix+s*.045, iy+.045)-.034, 1., within=eye) # a glint, on the same side in both eyes
-        beyond = np.maximum(np.abs(x)-w, 0)
-        k.paint(_norm(beyond, y-top)-.026-.01*p.long, .04)
-        k.paint(_norm(beyond, y-low)-.008, .35*p.skin, .8)
-        k.paint(_norm(np.maximum(np.abs(x)-w*.8, 0), y-top+.065)-.008, .55*p.skin, .5)
-        k.paint(_curve(x, y, -.16, .14, .165-.04*p.AU6, 0, -.035)-.01, .58*p.skin, np.clip(.05+.6*p.AU6+.5*p.AU7, 0, .8), 1.3)
+        k.paint(norm(iris_x, iris_y)-.118*p.eye, p.iris, within=eye)
+        k.paint(norm(iris_x, iris_y)-.06*p.eye, .02, within=eye)
+        glint = norm(iris_x+side*.045, iris_y+.045) # on the same side in both eyes
+        k.paint(glint-.034, 1., within=eye)
+        beyond = np.maximum(np.abs(x)-width, 0)
+        k.paint(norm(beyond, y-top)-.026-.01*p.long, .04)
+        k.paint(norm(beyond, y-low)-.008, .35*p.skin, .8)
+        crease = norm(np.maximum(np.abs(x)-width*.8, 0), y-top+.065)
+        k.paint(crease-.008, .55*p.skin, .5)
+        fold = curve(x, y, -.16, .14, .165-.04*p.AU6, 0, -.035)
+        k.paint(fold-.01, .58*p.skin, np.clip(.05+.6*p.AU6+.5*p.AU7, 0, .8), 1.3)
 
 # %% ../nbs/00a_synthetic.ipynb #2124db84
-def _brows(c):
-    p,sad = c.p,_clip(c.p.AU1)
+def draw_brows(c:Canvas):
+    "Each a curve through three heights"
+    p,sad = c.p,clip01(c.p.AU1)
     lower = p.AU4*(1-sad)
-    for s in (-1,1):
-        k,up = c.near(.02, .8, -.85, -.05, s),p.AU2+1.4*p.U2*(p.side==s)
+    for side in (-1,1):
+        k,up = c.near(.02, .8, -.85, -.05, side),p.AU2+1.4*p.U2*(p.side==side)
         inner = -.385-.16*p.AU1+.19*p.AU4*(1-.8*sad)+.04*p.AU9
         outer = -.375-.13*up+.06*p.AU1*p.AU4-.06*lower
         middle = -.425-.12*up-.05*p.AU1+.07*lower+.02*p.AU9
         x = k.x-.365*p.gap+.05*lower
-        d = _curve(x, k.y, -.225, .225, middle, (outer-inner)/2, (outer+inner)/2-middle)
-        k.paint(d-.043*p.brow*(1-.5*_smooth(0., .225, x)), np.minimum(p.hair, .45*p.skin), .95)
+        d = curve(x, k.y, -.225, .225, middle, (outer-inner)/2, (outer+inner)/2-middle)
+        thick = .043*p.brow*(1-.5*smooth(0., .225, x))
+        k.paint(d-thick, np.minimum(p.hair, .45*p.skin), .95)
 
-# %% ../nbs/00a_synthetic.ipynb #4e9b33c2
-def _extras(c):
-    p,x,y = c.p,c.x,c.y
-    for s in (-1,1):
-        k = c.near(.2, .6, 0., .45, s); tx,ty = k.x-.4,k.y-.16
-        k.paint(np.minimum(_ellipse(tx, ty-.08, .05, .06), np.maximum(np.abs(tx)-.025, np.abs(ty)-.09)), .97, .9*((p.AU1*p.AU4*p.AU43>.15)&(p.tears>.3)))
+def draw_extras(c:Canvas):
+    "Tears, beard, moustache"
+    p = c.p
+    crying = (p.AU1*p.AU4*p.AU43>.15)&(p.tears>.3)
+    for side in (-1,1):
+        k = c.near(.2, .6, 0., .45, side)
+        x,y = k.x-.4,k.y-.16
+        drop,trace = ellipse(x, y-.08, .05, .06),np.maximum(np.abs(x)-.025, np.abs(y)-.09)
+        k.paint(np.minimum(drop, trace), .97, .9*crying)
     hair = np.minimum(p.hair, .6*p.skin)
-    c.paint(np.maximum(c.outline+.02, .8-np.maximum(np.abs(x)-.25, 0)-y), hair, .85*p.beard, 2)
+    jaw = .8-np.maximum(np.abs(c.x)-.25, 0)-c.y
+    c.paint(np.maximum(c.outline+.02, jaw), hair, .85*p.beard, 2)
     k = c.near(-.4, .4, .2, .55)
-    k.paint(_curve(k.x, k.y, -.22, .22, .365-.03*p.AU10, 0, .05-.05*p.AU12)-.038, hair, .9*p.moustache, 1.3)
+    moustache = curve(k.x, k.y, -.22, .22, .365-.03*p.AU10, 0, .05-.05*p.AU12)
+    k.paint(moustache-.038, hair, .9*p.moustache, 1.3)
 
-def _shade(c):
+def draw_shade(c:Canvas):
+    "Lambert's law on a ball, darker at the rim"
     p,(u,v,z) = c.p,c.normal
-    facing = np.maximum((u*p.light_x+v*p.light_y+z)/np.sqrt(p.light_x**2+p.light_y**2+1), 0)
-    face = (1-p.light*(1-facing))*(1-.28*_smooth(-.14, 0., c.outline))
+    lit = (u*p.light_x+v*p.light_y+z)/np.sqrt(p.light_x**2+p.light_y**2+1)
+    face = (1-p.light*(1-np.maximum(lit, 0)))*(1-.28*smooth(-.14, 0., c.outline))
     c.img *= np.where(c.outline<c.px, face, 1-.2*p.light)
 
 # %% ../nbs/00a_synthetic.ipynb #df63696c
-def _front_hair(c):
+def draw_front_hair(c:Canvas):
+    "Hair in front of the forehead, and a hat"
     p,u,v = c.p,c.u,c.v
-    temple = (.55+.9*p.long)*_smooth(.48, .86, np.abs(u)/p.width)
-    line = -.72+p.fringe+.12*p.part*u+.25*u*u+temple+.02*np.sin(16*u+5*p.part)*(p.fringe>0)
-    c.paint(np.maximum(_skull(c), (v-line)*.6), _strands(c), 1-p.bald, 1.3)
-    hat,tone = _ellipse(u, v+.2, .9*p.width, 1.),.6*p.part**2
-    c.paint(np.maximum(hat, v+.6), .2+tone, p.hat); c.paint(np.maximum(np.abs(v+.62)-.09, hat-.02), .3+tone, p.hat)
+    temple = (.55+.9*p.long)*smooth(.48, .86, np.abs(u)/p.width)
+    wave = .02*np.sin(16*u+5*p.part)*(p.fringe>0)
+    line = -.72+p.fringe+.12*p.part*u+.25*u*u+temple+wave
+    c.paint(np.maximum(skull(c), (v-line)*.6), strands(c), 1-p.bald, 1.3)
+    hat,tone = ellipse(u, v+.2, .9*p.width, 1.),.6*p.part**2
+    c.paint(np.maximum(hat, v+.6), .2+tone, p.hat)
+    c.paint(np.maximum(np.abs(v+.62)-.09, hat-.02), .3+tone, p.hat)
 
-def _glasses(c):
+def draw_glasses(c:Canvas):
+    "Two rims and a bridge"
     p = c.p
-    for s in (-1,1): c.paint(np.abs(_ellipse(s*c.x-.355*p.gap, c.y+.07, .27, .23))-.018, .08, .95*p.glasses)
-    c.paint(_curve(c.x, c.y, -.1, .1, -.12, 0, .03)-.018, .08, .95*p.glasses)
+    for side in (-1,1):
+        rim = np.abs(ellipse(side*c.x-.355*p.gap, c.y+.07, .27, .23))
+        c.paint(rim-.018, .08, .95*p.glasses)
+    c.paint(curve(c.x, c.y, -.1, .1, -.12, 0, .03)-.018, .08, .95*p.glasses)
 
-def _hand(c):
-    p,ca,sa = c.p,np.cos(c.p.hand_angle),np.abs(np.sin(c.p.hand_angle))
-    x,y = c.u-1.05*ca,c.v-.9*sa-.15
-    fx,fy,d = x*ca+y*sa,y*ca-x*sa,_ellipse(x, y, .34, .3)
-    for i in range(4): d = np.minimum(d, _norm(np.maximum(np.abs(fx+.3)-.18, 0), fy-.2+.135*i)-.06)
-    c.paint(d, .5*p.skin, p.hand); c.paint(d+.04, .9*p.skin, p.hand, 2)
+def draw_hand(c:Canvas):
+    "A palm and four fingers, from any side"
+    p,cos,sin = c.p,np.cos(c.p.hand_angle),np.abs(np.sin(c.p.hand_angle))
+    x,y = c.u-1.05*cos,c.v-.9*sin-.15
+    along,across = x*cos+y*sin,y*cos-x*sin
+    d = ellipse(x, y, .34, .3)
+    for i in range(4):
+        finger = norm(np.maximum(np.abs(along+.3)-.18, 0), across-.2+.135*i)
+        d = np.minimum(d, finger-.06)
+    c.paint(d, .5*p.skin, p.hand)
+    c.paint(d+.04, .9*p.skin, p.hand, 2)
 
 # %% ../nbs/00a_synthetic.ipynb #45817019
-def _camera(c, rng):
-    im,b = c.img,.25*c.p.blur
-    for axis in (1,2): im = im*(1-2*b)+(np.roll(im, 1, axis)+np.roll(im, -1, axis))*b
-    c.img = im*c.p.exposure+c.p.noise*rng.standard_normal(im.shape, dtype=np.float32)
+LAYERS = (draw_background, draw_back_hair, draw_head, draw_folds, draw_nose, draw_mouth, draw_eyes,
+          draw_brows, draw_extras, draw_shade, draw_front_hair, draw_glasses, draw_hand)
 
-LAYERS = (_background, _back_hair, _head, _folds, _nose, _mouth, _eyes, _brows, _extras, _shade, _front_hair, _glasses, _hand)
+def photograph(c:Canvas, # painted
+               rng       # NumPy's generator
+              )->np.ndarray: # (N, size, size) uint8
+    "Blur, exposure and noise of the camera"
+    image,b = c.img,.25*c.p.blur
+    for axis in (1,2):
+        image = image*(1-2*b)+(np.roll(image, 1, axis)+np.roll(image, -1, axis))*b
+    image = image*c.p.exposure+c.p.noise*rng.standard_normal(image.shape, dtype=np.float32)
+    return (255*clip01(image)).round().astype(np.uint8)
 
 def render(faces:pd.DataFrame, # (N, …) from `sample_faces`
            size:int=48,        # pixels a side
            seed:int=0,         # of the camera's noise
           )->np.ndarray:       # (N, size, size) uint8
     "Draw the faces; only the noise of a face depends on its place in the table"
-    def draw(i):
-        c = Canvas(faces.iloc[i:i+16], size)
-        for layer in LAYERS: layer(c)
-        _camera(c, np.random.default_rng((seed,i)))
-        return (255*_clip(c.img)).round().astype(np.uint8)
-    with ThreadPoolExecutor(os.cpu_count()) as pool: return np.concatenate(list(pool.map(draw, range(0,len(faces),16))))
+    def draw(start):
+        c = Canvas(faces.iloc[start:start+16], size)
+        for layer in LAYERS:
+            layer(c)
+        return photograph(c, np.random.default_rng((seed,start)))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.concatenate(list(pool.map(draw, range(0,len(faces),16))))
 
 # %% ../nbs/00a_synthetic.ipynb #c13e05bd
 def opinion(faces:pd.DataFrame, # (N, …) from `sample_faces`
-           )->pd.DataFrame:     # (N, 10) rows sum to 1: the eight expressions, unknown, NF (no face)
-    "How likely an annotator chooses each class: what the face shows, what is left of it, what that is taken for"
+           )->pd.DataFrame:     # (N, 10) rows sum to 1: eight expressions, unknown, NF (no face)
+    "How likely an annotator chooses each class: what is seen, or what that is taken for"
     vocab,eye = list(EXPRESSIONS),np.eye(8)
-    hot = lambda k: eye[faces[k].map(vocab.index).to_numpy(int)]
-    col = lambda k: faces[k].to_numpy()[:,None]
-    shown = (1-col('blend'))**2*hot('expression')+col('blend')**2*hot('second')
-    seen = _smooth(.2, .5, col('intensity')) # below .2 it looks neutral, from .5 on it is plain
+    first = eye[faces.expression.map(vocab.index).to_numpy(int)]
+    second = eye[faces.second.map(vocab.index).to_numpy(int)]
+    intensity,blend,blur,hand = (faces[name].to_numpy()[:,None]
+                                 for name in ('intensity', 'blend', 'blur', 'hand'))
+    shown = (1-blend)**2*first+blend**2*second
+    seen = smooth(.2, .5, intensity) # below .2 it looks neutral, from .5 on it is plain
     q = seen*shown/shown.sum(1, keepdims=True)+(1-seen)*eye[0]
-    doubt,unknown = .06+.1*col('blur')+.15*col('hand'),.015+.06*col('hand')
-    q = (1-doubt)*q+doubt*q@_NEIGHBOURS.to_numpy()
-    return pd.DataFrame(np.hstack([q*(.998-unknown), unknown, np.full_like(unknown,.002)]), columns=[*vocab,'unknown','NF'])
+    doubt,unclear = .06+.1*blur+.15*hand,.015+.06*hand
+    q = (1-doubt)*q+doubt*q@NEIGHBOURS.to_numpy()
+    rows = np.hstack([q*(.998-unclear), unclear, np.full_like(unclear,.002)])
+    return pd.DataFrame(rows, columns=[*vocab,'unknown','NF'])
 
 # %% ../nbs/00a_synthetic.ipynb #cf8dcc69
 def annotate(faces:pd.DataFrame, # (N, …) from `sample_faces`
@@ -357,7 +534,7 @@ def annotate(faces:pd.DataFrame, # (N, …) from `sample_faces`
     "Ask ten annotators, who do not talk to each other"
     return np.random.default_rng(seed).multinomial(10, opinion(faces).to_numpy())
 
-def draw_faces(expression:str|list|None=None, # one expression for all, one per face, or None: FERPlus's shares
+def draw_faces(expression:str|list|None=None, # for all, one per face, or None: FERPlus's shares
                n:int|None=None,               # faces, > 0; None: one, or as many as are listed
                seed:int=0,                    # of everything that is random
                size:int=48,                   # pixels a side
@@ -366,50 +543,78 @@ def draw_faces(expression:str|list|None=None, # one expression for all, one per 
     faces = sample_faces(expression, n, seed)
     return render(faces, size, seed), annotate(faces, seed)
 
-# %% ../nbs/00a_synthetic.ipynb #1c7af558
-def _spoil(df, rng):
-    "FERPlus's blemishes: half a percent of rows without a face; 7 % of the evaluation images are in train too, with votes of other annotators"
+# %% ../nbs/00a_synthetic.ipynb #b15ef706
+SPLITS = dict(Training='FER2013Train', PublicTest='FER2013Valid', PrivateTest='FER2013Test')
+KAGGLE = dict(anger=0, disgust=1, fear=2, happiness=3, sadness=4, surprise=5, neutral=6,
+              contempt=6) # it has no contempt
+
+def draw_split(n:int,    # faces
+               usage:str,# of `SPLITS`
+               seed:int  # of everything that is random
+              )->pd.DataFrame: # Usage, emotion, image, votes
+    "A split as Kaggle and FERPlus label it"
+    faces = sample_faces(None, n, seed)
+    images,votes = render(faces, seed=seed),annotate(faces, seed)
+    emotion = faces.expression.map(KAGGLE)
+    return pd.DataFrame(dict(Usage=usage, emotion=emotion, image=list(images), votes=list(votes)))
+
+def spoil(df:pd.DataFrame, # Usage, emotion, image, votes; is changed
+          rng              # NumPy's generator
+         )->None:
+    """FERPlus's blemishes: half a percent of rows without a face, and 7 % of the evaluation images
+    in train too, with votes of other annotators"""
     train,other = df.index[df.Usage=='Training'],df.index[df.Usage!='Training']
-    n,m = max(1, len(df)//200),max(2, 7*len(other)//100)
-    blank,copies = np.split(rng.permutation(train)[:n+m], [n])
-    for i in blank: df.at[i,'image'],df.at[i,'votes'] = np.full((48,48), rng.integers(256), np.uint8),np.array([0]*9+[10])
+    n_blank,n_copies = max(1, len(df)//200),max(2, 7*len(other)//100)
+    blank,copies = np.split(rng.permutation(train)[:n_blank+n_copies], [n_blank])
+    for i in blank:
+        df.at[i,'image'] = np.full((48,48), rng.integers(256), np.uint8)
+        df.at[i,'votes'] = np.array([0]*9+[10])
     for i,j in zip(copies, rng.permutation(other)):
-        df.at[i,'image'],df.at[i,'emotion'],df.at[i,'votes'] = df.image[j],df.emotion[j],rng.multinomial(10, df.votes[j]/10)
+        df.at[i,'image'],df.at[i,'emotion'] = df.image[j],df.emotion[j]
+        df.at[i,'votes'] = rng.multinomial(10, df.votes[j]/10)
 
 # %% ../nbs/00a_synthetic.ipynb #a9f9d7d3
-def _write(file, text):
-    part = file.with_name(file.name+'.part')
-    part.write_text(text, encoding='utf-8', newline='\n')
-    part.replace(file) # there is never half a file of this name
+def write_text(file:Path, lines)->None:
+    "Lines with Unix ends; there is never half a file of this name"
+    with replacing(file) as temporary:
+        temporary.write_text(''.join(f'{line}\n' for line in lines), encoding='utf-8', newline='\n')
 
-def _write_folder(folder, df):
+def write_folder(folder:Path, # is made
+                 df:pd.DataFrame # name, image, votes
+                )->None:
+    "Microsoft's folder: a png for each image and `label.csv`"
     folder.mkdir(exist_ok=True)
-    for name,im in zip(df.name, df.image): Image.fromarray(im).save(folder/name)
-    _write(folder/'label.csv', ''.join(f'{a},"(0, 0, 48, 48)",{",".join(map(str,v))}\n' for a,v in zip(df.name, df.votes)))
-
-# %% ../nbs/00a_synthetic.ipynb #b15ef706
-_SPLITS = dict(Training='FER2013Train', PublicTest='FER2013Valid', PrivateTest='FER2013Test')
-_KAGGLE = dict(anger=0, disgust=1, fear=2, happiness=3, sadness=4, surprise=5, neutral=6, contempt=6) # it has no contempt
-
-def _split(n, usage, seed):
-    faces = sample_faces(None, n, seed)
-    return pd.DataFrame(dict(Usage=usage, emotion=faces.expression.map(_KAGGLE), image=list(render(faces, seed=seed)), votes=list(annotate(faces, seed))))
+    lines = []
+    for name,image,votes in zip(df.name, df.image, df.votes):
+        Image.fromarray(image).save(folder/name)
+        counts = ','.join(str(v) for v in votes)
+        lines.append(f'{name},"(0, 0, 48, 48)",{counts}')
+    write_text(folder/'label.csv', lines)
 
 # %% ../nbs/00a_synthetic.ipynb #d8075810
 def write_ferplus(path:str|Path, # folder to write to, made if it is missing
-                  n:int=2000,    # rows of fer2013.csv, >= 40: 80 % Training, 10 % PublicTest, 10 % PrivateTest
+                  n:int=2000,    # rows of fer2013.csv, >= 40: 80 % Training, 10 % each evaluation
                   seed:int=0,    # >= 0, of everything that is random
                  )->None:
-    "Write `n` synthetic faces as FERPlus's `fer2013.csv`, `fer2013new.csv` and `FER2013{Train,Valid,Test}`; raises `ValueError` for a smaller n"
-    if n<40: raise ValueError(f'n={n}: expected at least 40 faces, so that each split has some of every class')
-    path,k = Path(path),n//10
-    df = pd.concat([_split(m, u, 3*seed+i) for i,(m,u) in enumerate(zip((n-2*k,k,k), _SPLITS))], ignore_index=True)
-    _spoil(df, np.random.default_rng(seed))
+    "`n` synthetic faces as FERPlus's csv files and folders; raises `ValueError` for a smaller n"
+    if n<40:
+        raise ValueError(f'n={n}: expected at least 40 faces, so that each split has every class')
+    path,tenth = Path(path),n//10
+    sizes = (n-2*tenth, tenth, tenth)
+    splits = [draw_split(size, usage, 3*seed+i) for i,(size,usage) in enumerate(zip(sizes, SPLITS))]
+    df = pd.concat(splits, ignore_index=True)
+    spoil(df, np.random.default_rng(seed))
     votes = pd.DataFrame(np.stack(df.votes), columns=[*EXPRESSIONS,'unknown','NF'])
     named = votes.NF<10
-    df['name'] = [f'fer{i:07d}.png' if ok else '' for i,ok in zip(named.cumsum()-1, named)]
+    numbers = named.cumsum()-1
+    df['name'] = [f'fer{i:07d}.png' if ok else '' for i,ok in zip(numbers, named)]
     path.mkdir(parents=True, exist_ok=True)
-    for usage,folder in _SPLITS.items(): _write_folder(path/folder, df[named&(df.Usage==usage)])
-    _write(path/'fer2013new.csv', df[['Usage','name']].join(votes).rename(columns={'name':'Image name'}).to_csv(index=False, lineterminator='\n'))
+    for usage,folder in SPLITS.items():
+        write_folder(path/folder, df[named&(df.Usage==usage)])
+    table = df[['Usage','name']].join(votes).rename(columns={'name': 'Image name'})
+    write_text(path/'fer2013new.csv', table.to_csv(index=False, lineterminator='\n').splitlines())
     grey = np.arange(256).astype(str)
-    _write(path/'fer2013.csv', '\n'.join(['emotion,pixels,Usage', *(f"{e},{' '.join(grey[im.ravel()])},{u}" for e,im,u in zip(df.emotion, df.image, df.Usage)), '']))
+    lines = ['emotion,pixels,Usage']
+    for emotion,image,usage in zip(df.emotion, df.image, df.Usage):
+        lines.append(f"{emotion},{' '.join(grey[image.ravel()])},{usage}")
+    write_text(path/'fer2013.csv', lines)

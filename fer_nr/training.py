@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['positive', 'not_negative', 'below_one', 'ranges', 'recipes', 'Recipe', 'clean_recipe', 'authors_recipe', 'get_recipe',
-           'lr_schedule', 'LayerScale', 'LayerAdamW', 'LayerAdam', 'has_bf16', 'Bf16', 'choose_attention', 'EMA',
-           'FiniteLoss', 'device_name', 'Progress', 'top1', 'BatchMeanTop1', 'AugmentedEvaluation', 'softmax',
-           'largest', 'fastai_loss', 'FerLearner', 'ScalerState', 'about_images', 'fer_learner', 'optimiser_of',
-           'recipe_groups', 'load_learner', 'Clock', 'throughput', 'Checkpoint', 'averaged', 'bare', 'load_opt',
+           'lr_schedule', 'LayerScale', 'LayerAdamW', 'LayerAdam', 'optimiser_of', 'recipe_groups', 'has_bf16', 'Bf16',
+           'choose_attention', 'EMA', 'FiniteLoss', 'device_name', 'Progress', 'top1', 'BatchMeanTop1',
+           'AugmentedEvaluation', 'softmax', 'largest', 'fastai_loss', 'about_images', 'FerLearner', 'fer_learner',
+           'ScalerState', 'load_learner', 'Clock', 'throughput', 'Checkpoint', 'averaged', 'bare', 'load_opt',
            'load_state', 'opt_tensors', 'random_state', 'save_state', 'set_random_state', 'replacing', 'write_json']
 
 # %% ../nbs/04_training.ipynb #74e2aba3
@@ -36,9 +36,10 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from .backbone import load_model, param_groups, save_weights
-from .checkpoint import Checkpoint, FitCallback, averaged, bare, load_opt, load_state, opt_tensors
-from .checkpoint import random_state, save_state, set_random_state, stateful
-from .data import Faces, FaceSet, face_dls
+from .checkpoint import (Checkpoint, FitCallback, averaged, bare, load_opt, load_state,
+                               opt_tensors, private_states, random_state, save_state,
+                               set_random_state)
+from .data import FaceSet, face_dls
 from .files import replacing, write_json
 from .loss import CrossEntropy
 from .registry import find_part, part, parts, unknown
@@ -47,21 +48,28 @@ from .registry import find_part, part, parts, unknown
 _all_ = ['Checkpoint', 'averaged', 'bare', 'load_opt', 'load_state', 'opt_tensors', 'random_state',
          'save_state', 'set_random_state', 'replacing', 'write_json'] # importable from here too
 
+# %% ../nbs/04_training.ipynb #bcf6c3af
+positive, not_negative = (lambda v: v > 0, '> 0'), (lambda v: v >= 0, '>= 0')
+below_one = (lambda v: 0 <= v < 1, 'in [0, 1)')
+ranges = dict(lr=positive, wd=not_negative, warmup=below_one, ema=below_one, clip=not_negative,
+              layer_decay=(lambda v: 0 < v <= 1, 'in (0, 1]'), resizer_lr=positive,
+              mixup=not_negative)
+
 # %% ../nbs/04_training.ipynb #bcf6c3ae
 @dataclass(frozen=True)
 class Recipe:
-    "How a model is trained, apart from model, data, loss and epochs; raises `ValueError` for a value out of range"
+    "How a model is trained, apart from model, data, loss, epochs; raises `ValueError` out of range"
     opt: str = 'adamw' # `'adamw'` or `'adam'`
     lr: float = 3e-4 # peak learning rate, > 0
-    wd: float = .05 # decoupled weight decay of matrices, >= 0 (norms, biases, position embeddings have none)
-    schedule: str = 'cosine' # warm-up, then down to zero; or `'step'`: times 1/4 every 15 epochs, as released
+    wd: float = .05 # decoupled weight decay of matrices, >= 0 (norms, biases, positions: none)
+    schedule: str = 'cosine' # warm-up, then down to zero; or `'step'`: times 1/4 every 15 epochs
     warmup: float = .1 # share of the training in which the learning rate rises, in [0, 1)
-    layer_decay: float = .8 # factor on the learning rate from each layer to the one below, in (0, 1]
+    layer_decay: float = .8 # factor on the rate from each layer to the one below, in (0, 1]
     ema: float = .998 # decay of the averaged weights, in [0, 1); 0: none
     clip: float = 1. # largest norm of the gradient; 0: no clipping
     bf16: bool = True # train in bfloat16 where the device computes in it
     augment: str = 'modern' # `'modern'`, `'authors'` or `'none'`
-    unsound: bool = False # evaluate as released: on augmented images, by the mean over batches (for comparison only)
+    unsound: bool = False # evaluate as released: augmented images, mean over batches (to compare)
     resizer_lr: float = 1. # factor on the learning rate of the resizer, > 0
     mixup: float = 0. # alpha of MixUp's Beta distribution, >= 0; 0: none
 
@@ -74,12 +82,6 @@ class Recipe:
             if not (fits(value) and math.isfinite(value)):
                 raise ValueError(f'{name} is {value}, outside its range: expected {expected}')
 
-# %% ../nbs/04_training.ipynb #bcf6c3af
-positive, not_negative = (lambda v: v > 0, '> 0'), (lambda v: v >= 0, '>= 0')
-below_one = (lambda v: 0 <= v < 1, 'in [0, 1)')
-ranges = dict(lr=positive, wd=not_negative, warmup=below_one, ema=below_one, clip=not_negative,
-              layer_decay=(lambda v: 0 < v <= 1, 'in (0, 1]'), resizer_lr=positive, mixup=not_negative)
-
 # %% ../nbs/04_training.ipynb #1eb66779
 @part('recipe', 'clean')
 def clean_recipe()->Recipe:
@@ -89,15 +91,15 @@ def clean_recipe()->Recipe:
 @part('recipe', 'authors')
 def authors_recipe()->Recipe:
     "As released with the paper, its evaluation included"
-    return Recipe('adam', lr=1e-4, wd=0., schedule='step', warmup=0., layer_decay=1., ema=0., clip=0.,
-                  bf16=False, augment='authors', unsound=True)
+    return Recipe('adam', lr=1e-4, wd=0., schedule='step', warmup=0., layer_decay=1., ema=0.,
+                  clip=0., bf16=False, augment='authors', unsound=True)
 
 recipes = {name: found.build() for name, found in parts('recipe').items()}
 
 def get_recipe(name:str, # of a registered recipe
                **kwargs  # fields to change; None keeps the recipe's own value
               )->Recipe:
-    "The recipe of that name with some fields changed; raises `ValueError` for an unknown name or value"
+    "The recipe of that name, some fields changed; raises `ValueError` for a name or value"
     changes = {field: value for field, value in kwargs.items() if value is not None}
     return replace(find_part('recipe', name).build(), **changes)
 
@@ -129,7 +131,20 @@ class LayerAdamW(LayerScale, torch.optim.AdamW):
 class LayerAdam(LayerScale, torch.optim.Adam):
     "Adam (Kingma & Ba 2015) with a learning-rate scale for each group"
 
-# %% ../nbs/04_training.ipynb #655ee4f0
+# %% ../nbs/04_training.ipynb #ca22b5cc
+def optimiser_of(recipe):
+    "fastai's `opt_func` of a recipe"
+    optimiser = dict(adamw=LayerAdamW, adam=LayerAdam)[recipe.opt]
+    def make(groups, lr):
+        return OptimWrapper(groups, partial(optimiser, lr=lr, fused=True), convert_groups=False)
+    return make
+
+def recipe_groups(recipe, model):
+    "fastai's `splitter` of a recipe"
+    return param_groups(model, weight_decay=recipe.wd, layer_decay=recipe.layer_decay,
+                        resizer_lr=recipe.resizer_lr)
+
+# %% ../nbs/04_training.ipynb #24e7aefc
 def has_bf16(device:torch.device|str # where the model computes
             )->bool:
     "Whether the device multiplies matrices in bfloat16 by hardware"
@@ -139,7 +154,6 @@ def has_bf16(device:torch.device|str # where the model computes
     probes = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
     return kind == 'cpu' and any(getattr(torch.cpu, probe, bool)() for probe in probes)
 
-# %% ../nbs/04_training.ipynb #24e7aefc
 class Bf16(Callback):
     "Runs the forward pass of training under bfloat16 `autocast`; the logits come out as float32"
     order = 54 # after `EMA`, which copies the model: without these hooks
@@ -174,7 +188,7 @@ def choose_attention(model:nn.Module,         # whose timm attention layers are 
 
 # %% ../nbs/04_training.ipynb #f6d07b87
 class EMA(FitCallback):
-    "Keeps an exponential moving average of the weights (timm's `ModelEmaV3`, decay warmed up), validates and ends with it"
+    "Moving average of the weights (timm's `ModelEmaV3`, decay warmed up): validates, ends with it"
     order = 52
     shared_state = True # the same in all processes
     def __init__(self, decay): self.decay = decay
@@ -192,31 +206,31 @@ class EMA(FitCallback):
 
 # %% ../nbs/04_training.ipynb #3bde23ff
 class FiniteLoss(Callback):
-    "Stops at the first loss that is NaN or infinite, before its gradient touches the weights; raises `FloatingPointError`"
+    "Raises `FloatingPointError` at the first loss that is not finite, before it touches a weight"
     order = -5
     def after_loss(self):
         if not self.training or torch.isfinite(self.loss.detach()).all():
             return
         if hasattr(self, 'lr_finder'):
             raise CancelFitException # it looks for the rate at which this happens
-        where = f"epoch {self.epoch+1}, batch {self.iter+1} at learning rate {self.opt.hypers[-1]['lr']:.3g}"
-        raise FloatingPointError(f'the loss became {self.loss.mean().item()} in {where}: '
-                                 'lower it, or look at that batch; the last good checkpoint is kept')
+        loss, rate = self.loss.mean().item(), self.opt.hypers[-1]['lr']
+        where = f'epoch {self.epoch+1}, batch {self.iter+1}'
+        raise FloatingPointError(f'the loss became {loss} in {where} at learning rate {rate:.3g}: '
+                                 'lower it, or look at that batch; '
+                                 'the last good checkpoint is kept')
 
-# %% ../nbs/04_training.ipynb #65d8221d
+# %% ../nbs/04_training.ipynb #f85b1493
 def device_name(device:torch.device|str='cpu')->str:
     "The GPU, or the CPU with the number of threads that torch uses"
     if torch.device(device).type == 'cuda':
         return torch.cuda.get_device_name(device)
-    cpuinfo, name = Path('/proc/cpuinfo'), platform.processor()
+    cpuinfo, threads = Path('/proc/cpuinfo'), torch.get_num_threads()
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(':')[1].strip() for line in lines if line.startswith('model name')]
-    threads = torch.get_num_threads()
-    return f"{(names or [name])[0]}, {threads} thread{'s'*(threads > 1)}"
+    return f"{(names or [platform.processor()])[0]}, {threads} thread{'s'*(threads > 1)}"
 
-# %% ../nbs/04_training.ipynb #f85b1493
 class Progress(FitCallback):
-    "Prints a line per epoch and writes `progress.json` (epoch, batch, loss, images/s, seconds left, device) about once a second"
+    "Prints a line per epoch and writes `progress.json`, for whoever waits, about once a second"
     order = 56
     def __init__(self, path:Path|str|None=None, show:bool=True):
         self.path, self.show = path and Path(path), show
@@ -248,7 +262,7 @@ class Progress(FitCallback):
 
 # %% ../nbs/04_training.ipynb #516bbbc9
 def top1(logits:torch.Tensor, # (B, K)
-         target:torch.Tensor  # (B,) class numbers, or (B, K) distributions, of which the largest entry counts
+         target:torch.Tensor  # (B,) class numbers, or (B, K) votes, of which the largest counts
         )->torch.Tensor:      # share of correct predictions in [0, 1]
     "Accuracy"
     labels = target.argmax(1) if target.ndim > 1 else target
@@ -256,7 +270,7 @@ def top1(logits:torch.Tensor, # (B, K)
 
 # %% ../nbs/04_training.ipynb #5140c17f
 class BatchMeanTop1(Metric):
-    "The released accuracy: the mean of the batches' accuracies, whatever their sizes (unsound; for comparison only)"
+    "The released accuracy: the mean of the batches' accuracies, whatever their sizes (to compare)"
     name = 'top1'
     def reset(self): self.batches = []
     def accumulate(self, learn): self.batches.append(top1(learn.pred, learn.y).item())
@@ -289,17 +303,25 @@ def fastai_loss(loss_func, # module or function of logits (B, K) and targets
     loss_func.y_int = target != 'votes'
     return loss_func
 
+# %% ../nbs/04_training.ipynb #c0de0004
+def about_images(dls # loaders of faces
+                )->dict:
+    "What a model has to know about its images: names of the classes, channels and side"
+    images = getattr(dls.train.dataset, 'images', None)
+    if images is None: # loaders of somebody's own
+        return {}
+    return dict(classes=list(dls.vocab), images=list(images.shape[1:3]))
+
 # %% ../nbs/04_training.ipynb #8cdabce9
 class FerLearner(Learner):
-    "fastai's `Learner` with a `recipe`, whose fit begins at `first_epoch` (set by `Checkpoint` when it continues a training)"
+    "fastai's `Learner` with a `recipe`; its fit begins at `first_epoch`, which `Checkpoint` sets"
     first_epoch, fitting = 0, False
 
     def fit(self, n_epoch, *args, **kwargs):
         "As fastai's; whatever happens, the loss is again what it was (MixUp and CutMix change it)"
-        changing = [callback.name for callback in stateful(self)
-                    if not hasattr(type(callback), 'shared_state')]
-        if changing and self.recipe.mixup:
-            raise ValueError(f'mixup={self.recipe.mixup} with {changing[0]}, which changes labels: expected 0')
+        changing, mixup = private_states(self), self.recipe.mixup
+        if changing and mixup:
+            raise ValueError(f'mixup={mixup} with {changing[0]}, which changes labels: expected 0')
         loss_func, self.fitting, self.first_epoch = self.loss_func, True, 0
         try:
             super().fit(n_epoch, *args, **kwargs)
@@ -325,6 +347,47 @@ class FerLearner(Learner):
             found[1+with_input] = targets.argmax(1)
         return tuple(found)
 
+# %% ../nbs/04_training.ipynb #4e0b4e2b
+def fer_learner(dls,                       # fastai `DataLoaders`, as from `face_dls`
+                model:nn.Module,           # (B, C, H, W) in [0, 1] -> logits (B, K): `fer_model`
+                loss_func:nn.Module,       # such as `FPDLS`
+                recipe:str|Recipe='clean', # a `Recipe`, or the name of one
+                path:Path|str|None=None,   # folder for checkpoints and progress; None: none
+                key:str='',                # what the checkpoints belong to (a run's id)
+                seconds:float=60,          # the oldest that a checkpoint gets, in seconds
+                cbs=None,                  # one or more further callbacks
+                compiled:bool=False,       # `torch.compile` the trunk
+                meta:dict|None=None        # kept in `best.safetensors` beside classes and epoch
+               )->FerLearner:
+    "A fastai `Learner` that trains `model` by `recipe`, with checkpoints in `path`"
+    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    cbs = [FiniteLoss(), *L(cbs)]
+    if recipe.bf16 and has_bf16(dls.device):
+        cbs.append(Bf16())
+    if recipe.clip:
+        cbs.append(GradientClip(recipe.clip))
+    if recipe.ema:
+        cbs.append(EMA(recipe.ema))
+    if recipe.mixup:
+        cbs.append(MixUp(recipe.mixup))
+    if recipe.unsound:
+        cbs.append(AugmentedEvaluation())
+    if path is not None:
+        cbs += [Checkpoint(path, key, seconds, about_images(dls) | (meta or {})), Progress(path)]
+    model = model.to(dls.device, memory_format=torch.channels_last)
+    loss_func = fastai_loss(loss_func, getattr(dls.train, 'target', 'labels'))
+    metric = BatchMeanTop1() if recipe.unsound else AvgMetric(top1)
+    learn = FerLearner(dls, model, loss_func, optimiser_of(recipe), recipe.lr, metrics=metric,
+                       cbs=cbs, path=path, splitter=partial(recipe_groups, recipe))
+    learn.recipe = recipe
+    choose_attention(learn.model, dls.device)
+    if compiled:
+        learn.model.trunk.compile()
+    if path is not None:
+        learn.remove_cb(ProgressCallback)
+        learn.logger = noop
+    return learn
+
 # %% ../nbs/04_training.ipynb #8cdabcea
 @patch
 def tta(self:FerLearner,
@@ -334,9 +397,10 @@ def tta(self:FerLearner,
         beta=.25,      # share of the plain pass; None: both are returned
         use_max=False, # largest probability instead of the mean
        ):              # probabilities and targets
-    "Predictions on several augmented versions and the plain one; raises `ValueError` without an augmentation"
+    "Predictions on augmented versions and the plain one; raises `ValueError` without augmentation"
     if getattr(bare(self.model).resizer, 'augment', None) is None:
-        raise ValueError('tta: the model has no augmentation: expected fer_model(…, augment=augmentation(…))')
+        raise ValueError('tta: the model has no augmentation: '
+                         'expected fer_model(…, augment=augmentation(…))')
     plain, targets = self.get_preds(ds_idx, dl)
     passes = [self.get_preds(ds_idx, dl, cbs=AugmentedEvaluation())[0] for _ in range(n)]
     if use_max:
@@ -368,92 +432,33 @@ def to_bf16(self:FerLearner):
     "Train in bfloat16, on GPUs and CPUs"
     return self.to_fp32().add_cb(Bf16())
 
-# %% ../nbs/04_training.ipynb #8cdabcec
+# %% ../nbs/04_training.ipynb #c0de0021
 @patch
 def export(self:FerLearner,
            fname='export.safetensors' # in the learner's `path`
           )->Path:                    # the file, for `load_learner` and `load_model`
-    "Write the model with its classes; nothing runs when it is read. Raises `ValueError` for another ending"
+    "Write the model with its classes; nothing runs when it is read. Raises `ValueError`"
     path = Path(self.path)/fname
     if path.suffix != '.safetensors':
-        raise ValueError(f'export to {fname}: expected a name that ends in .safetensors (a pickle would run '
-                         'code when it is read); load_learner of fer_nr.training reads it')
+        raise ValueError(f'export to {fname}: expected a name that ends in .safetensors (a pickle '
+                         'runs code when it is read); load_learner of fer_nr.training reads it')
     return save_weights(bare(self.model), path, about_images(self.dls))
 
-def about_images(dls # loaders of faces
-                )->dict:
-    "What a model has to know about its images: names of the classes, channels and side"
-    return dict(classes=list(dls.vocab), images=list(dls.train.dataset.images.shape[1:3]))
-
-# %% ../nbs/04_training.ipynb #4e0b4e2b
-def fer_learner(dls,                       # fastai `DataLoaders`, as from `face_dls`
-                model:nn.Module,           # logits (B, K) from images (B, C, H, W) in [0, 1], as from `fer_model`
-                loss_func:nn.Module,       # such as `FPDLS`
-                recipe:str|Recipe='clean', # a `Recipe`, or the name of one
-                path:Path|str|None=None,   # folder for checkpoints and progress; None: fastai shows its progress
-                key:str='',                # what the checkpoints belong to (a run's id)
-                seconds:float=60,          # the oldest that a checkpoint gets, in seconds
-                cbs=None,                  # one or more further callbacks
-                compiled:bool=False,       # `torch.compile` the trunk
-                meta:dict|None=None        # kept in `best.safetensors` beside classes and epoch
-               )->FerLearner:
-    "A fastai `Learner` that trains `model` by `recipe`, with checkpoints in `path`"
-    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    cbs = [FiniteLoss(), *L(cbs)]
-    if recipe.bf16 and has_bf16(dls.device):
-        cbs.append(Bf16())
-    if recipe.clip:
-        cbs.append(GradientClip(recipe.clip))
-    if recipe.ema:
-        cbs.append(EMA(recipe.ema))
-    if recipe.mixup:
-        cbs.append(MixUp(recipe.mixup))
-    if recipe.unsound:
-        cbs.append(AugmentedEvaluation())
-    if path is not None:
-        cbs += [Checkpoint(path, key, seconds, about_images(dls) | (meta or {})), Progress(path)]
-    learn = FerLearner(dls, model.to(dls.device, memory_format=torch.channels_last),
-                       fastai_loss(loss_func, dls.train.target), opt_func=optimiser_of(recipe), lr=recipe.lr,
-                       metrics=BatchMeanTop1() if recipe.unsound else AvgMetric(top1), cbs=cbs, path=path,
-                       splitter=partial(recipe_groups, recipe))
-    learn.recipe = recipe
-    choose_attention(learn.model, dls.device)
-    if compiled:
-        learn.model.trunk.compile()
-    if path is not None:
-        learn.remove_cb(ProgressCallback)
-        learn.logger = noop
-    return learn
-
-# %% ../nbs/04_training.ipynb #ca22b5cc
-def optimiser_of(recipe):
-    "fastai's `opt_func` of a recipe"
-    optimiser = dict(adamw=LayerAdamW, adam=LayerAdam)[recipe.opt]
-    def make(groups, lr):
-        return OptimWrapper(groups, partial(optimiser, lr=lr, fused=True), convert_groups=False)
-    return make
-
-def recipe_groups(recipe, model):
-    "fastai's `splitter` of a recipe"
-    return param_groups(model, weight_decay=recipe.wd, layer_decay=recipe.layer_decay,
-                        resizer_lr=recipe.resizer_lr)
-
-# %% ../nbs/04_training.ipynb #c0de0021
-def load_learner(path:Path|str,               # a file of `learn.export`, or a run's `best.safetensors`
-                 resizer:nn.Module|None=None, # needed only if the model's resizer held modules of your own
-                )->FerLearner:                # without images of its own: for predict, get_preds and test_dl
-    "A learner that predicts; nothing in the file is run. Raises `ValueError` for another kind of file"
+def load_learner(path:Path|str,               # of `learn.export`, or a run's `best.safetensors`
+                 resizer:nn.Module|None=None, # only if the model's resizer held modules of your own
+                )->FerLearner:                # without images: for predict, get_preds and test_dl
+    "A learner that predicts; nothing in the file is run. Raises `ValueError` for another file"
     if Path(path).suffix != '.safetensors':
-        raise ValueError(f'{path}: expected a .safetensors file of learn.export; a pickle runs code when it '
-                         "is read: if you trust it, fastai's own load_learner takes it")
+        raise ValueError(f'{path}: expected a .safetensors file of learn.export; a pickle runs '
+                         "code when it is read: if you trust it, fastai's load_learner takes it")
     model = load_model(path, resizer)
     if not {'classes', 'images'} <= set(model.meta or {}):
-        raise ValueError(f'{path} does not say its classes and the size of its images: expected a file of '
-                         'learn.export; load_model reads it')
+        raise ValueError(f'{path} does not say its classes and the size of its images: '
+                         'expected a file of learn.export; load_model reads it')
     channels, size = model.meta['images']
     none = FaceSet(torch.zeros(0, channels, size, size, dtype=torch.uint8),
                    torch.zeros(0, dtype=torch.int64), None, [], tuple(model.meta['classes']))
-    return fer_learner(face_dls(Faces(none, none, none, 'none')), model, CrossEntropy())
+    return fer_learner(face_dls(SimpleNamespace(train=none, valid=none)), model, CrossEntropy())
 
 # %% ../nbs/04_training.ipynb #1faf55ed
 class Clock(Callback):

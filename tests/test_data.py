@@ -427,7 +427,8 @@ FER_READ = dict(
 @pytest.mark.parametrize('kind', FER_READ)
 def test_ferplus_reads(tmp_path, kind, plain_fer):
     "Whatever a csv went through, the faces are the same"
-    assert ferplus(write(tmp_path, **FER_READ[kind]), votes='new').fingerprint == plain_fer.fingerprint
+    folder = write(tmp_path, **FER_READ[kind])
+    assert ferplus(folder, votes='new').fingerprint == plain_fer.fingerprint
 
 
 def test_ferplus_paths(tmp_path, plain_fer, monkeypatch):
@@ -463,7 +464,7 @@ FER_REFUSED = dict(
            'line 3: pixels that are no whole numbers from 0 to 255'),
     points=(dict(content=edited(fer_rows(), 2, lambda row: row.replace(' ', '.5 ', 1))), 'line 3'),
     shares=(dict(new=text_of(new_rows(cell='0.{}'))), "line 2: happiness is '0.0'|'0.10'"),
-    no_vote=(dict(new=edited(new_rows(), 3, lambda row: row.replace('10', ''))), 'line 4: surprise'),
+    no_vote=(dict(new=edited(new_rows(), 3, lambda row: row.replace('10', ''))), 'line 4: surp'),
     minus=(dict(new=edited(new_rows(), 3, lambda row: row.replace('10', '-1'))), "is '-1'"),
     giant=(dict(new=edited(new_rows(), 3, lambda row: row.replace('10', '1e30'))), "is '1e30'"),
     all_zero=(dict(new=text_of(new_rows(cell='0')).replace('10', '0')), 'an empty split'),
@@ -676,7 +677,8 @@ def test_image_folder_refuses(tmp_path, kind):
 
 def test_left_out_is_said(tmp_path):
     class_tree(tmp_path)
-    for name in ('Thumbs.db', '.DS_Store', '._0.png', 'x.png:Zone.Identifier', 'notes.TXT', 'x.heic'):
+    for name in ('Thumbs.db', '.DS_Store', '._0.png', 'x.png:Zone.Identifier', 'notes.TXT',
+                 'x.heic'):
         (tmp_path / 'train/a' / name).write_bytes(b'x')
     for place in ('__MACOSX/a', 'train/__MACOSX/a', 'train/a/.ipynb_checkpoints'):
         put(tmp_path / place / 'x.png')
@@ -772,11 +774,14 @@ def raf_tree(root, place='EmoLabel/list_patition_label.txt', images='Image/align
 
 
 RAF_READ = dict(
-    plain={}, deep=dict(place='basic/EmoLabel/list_patition_label.txt', images='basic/Image/aligned'),
-    beside=dict(place='list_patition_label.txt'), inside=dict(place='Image/list_patition_label.txt'),
+    plain={},
+    deep=dict(place='basic/EmoLabel/list_patition_label.txt', images='basic/Image/aligned'),
+    beside=dict(place='list_patition_label.txt'),
+    inside=dict(place='Image/list_patition_label.txt'),
     spelling=dict(place='EmoLabel/list_partition_label.txt'),
     lower=dict(place='emolabel/list_patition_label.txt', images='image/aligned'),
-    windows=dict(line='{}.jpg {}\r\n'), commas=dict(line='{}.jpg,{}\n'), tabs=dict(line='{}.jpg\t{}\n'),
+    windows=dict(line='{}.jpg {}\r\n'), commas=dict(line='{}.jpg,{}\n'),
+    tabs=dict(line='{}.jpg\t{}\n'),
     semicolons=dict(line='"{}.jpg"; {}\n'), third=dict(line='{}.jpg {} 0\n'),
     bom=dict(encoding='utf-8-sig'), utf16=dict(encoding='utf-16'), png=dict(ending='.png'))
 
@@ -843,6 +848,19 @@ def test_affectnet_drops_and_maps(tmp_path):
         assert '7.png' not in affectnet(tmp_path, size=8, valid=0, missing='skip').train.names
 
 
+def test_affectnet_pictures(tmp_path):
+    "An annotation without its picture, and two pictures of one name"
+    affect_tree(tmp_path)
+    (tmp_path / 'train_set/images/7.png').unlink()
+    with pytest.raises(FileNotFoundError, match='7.jpg: not found'):
+        affectnet(tmp_path)
+    with pytest.warns(UserWarning, match='skipped 1 of 30'):
+        affectnet(tmp_path, size=8, valid=0, missing='skip')
+    put(tmp_path / 'train_set/images/5.bmp')
+    with pytest.raises(ValueError, match='5.bmp is there, too'):
+        affectnet(tmp_path, missing='skip')
+
+
 @pytest.mark.parametrize('content', [np.array([{'a': 1}], dtype=object), np.array('2.7'),
                                      np.array(2.7), np.array('x'), np.array(11), np.zeros(3)])
 def test_affectnet_annotations(tmp_path, content):
@@ -874,9 +892,11 @@ def affect_csv(root, head, row, n=16, images='Manually_Annotated_Images', place=
 CSV_READ = dict(
     plain=dict(head=HEAD, row='{},10,5,20,20,,{}'),
     semicolons=dict(head=HEAD.replace(',', ';'), row='{};10;5;20;20;;{}'),
-    order=dict(head='expression,face_x,face_y,face_width,face_height,image', row='{1},10,5,20,20,{0}'),
+    order=dict(head='expression,face_x,face_y,face_width,face_height,image',
+               row='{1},10,5,20,20,{0}'),
     index=dict(head=',' + HEAD, row='0,{},10,5,20,20,,{}'),
-    lists_in_a_folder=dict(head=HEAD, row='{},10,5,20,20,,{}', place='Manually_Annotated_file_lists'),
+    lists_in_a_folder=dict(head=HEAD, row='{},10,5,20,20,,{}',
+                           place='Manually_Annotated_file_lists'),
     twice_deep=dict(head=HEAD, row='{},10,5,20,20,,{}',
                     images='Manually_Annotated/Manually_Annotated_Images'))
 
@@ -901,7 +921,7 @@ def test_affectnet_csv_without_boxes(tmp_path):
 
 
 CSV_REFUSED = dict(
-    some_boxes=('subDirectory_filePath,face_x,expression', '{},1,{}', 'of the face box only face_x'),
+    some_boxes=('subDirectory_filePath,face_x,expression', '{},1,{}', 'face box only face_x'),
     outside=(HEAD, '{},60,5,20,20,,{}', 'lies outside of the 50×40 picture'),
     text=(HEAD, '{},10,5,wide,20,,{}', "line 2: face_width is 'wide'"),
     class_11=(HEAD, '{},10,5,20,20,,1{}', 'line 3: expression is .11'),
@@ -951,7 +971,8 @@ def turned(how, orientation):
 
 
 KINDS = {
-    'rgb.png': dict(image=RGB), 'grey.png': dict(image=GREY), 'rgb.jpg': dict(image=RGB, quality=95),
+    'rgb.png': dict(image=RGB), 'grey.png': dict(image=GREY),
+    'rgb.jpg': dict(image=RGB, quality=95),
     '16.png': dict(image=Image.fromarray(RAMP.astype(np.uint16) * 257)),
     '16.tif': dict(image=Image.fromarray(RAMP.astype(np.uint16) * 257)),
     '16.jp2': dict(image=Image.fromarray(RAMP.astype(np.uint16) * 257)),
@@ -964,7 +985,8 @@ KINDS = {
     'alpha.png': dict(image=RGB.convert('RGBA')), 'cmyk.jpg': dict(image=RGB.convert('CMYK')),
     'ycbcr.tif': dict(image=RGB.convert('YCbCr')), 'x.gif': dict(image=RGB),
     'upside.jpg': turned(Image.Transpose.ROTATE_180, 3),
-    'left.jpg': turned(Image.Transpose.ROTATE_90, 6), 'right.png': turned(Image.Transpose.ROTATE_270, 8),
+    'left.jpg': turned(Image.Transpose.ROTATE_90, 6),
+    'right.png': turned(Image.Transpose.ROTATE_270, 8),
     'bad_exif.jpg': dict(image=RGB, exif=b'Exif\0\0II*\0\x08\0\0\0\xff\xff'),
     'two.gif': dict(image=RGB, save_all=True, append_images=[Image.new('RGB', (48, 48))]),
 }
@@ -1053,11 +1075,12 @@ def test_empty_splits_are_refused(faces):
 
 
 def test_by_name(demo, faces):
-    assert {'ferplus', 'fer2013', 'rafdb', 'affectnet', 'image_folder', 'synthetic'} <= set(parts('data'))
+    known = {'ferplus', 'fer2013', 'rafdb', 'affectnet', 'image_folder', 'synthetic'}
+    assert known <= set(parts('data'))
     assert load('ferplus', demo, votes='label').fingerprint == faces.fingerprint
     assert parts('data')['ferplus'].uses == ('votes',)
     for wrong, said in ((dict(name='ferplsu'), "did you mean 'ferplus'"),
-                        (dict(name='ferplus', vote='new'), "'vote' is unknown.*did you mean 'votes'"),
+                        (dict(name='ferplus', vote='new'), "'vote' is.*did you mean 'votes'"),
                         (dict(name='ferplus', votes='nwe'), "did you mean 'new'")):
         with pytest.raises(ValueError, match=said) as error:
             load(path=demo, **wrong)

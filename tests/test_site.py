@@ -1,77 +1,112 @@
-"The site builds without a warning and needs no network to be read; README.md is what index.ipynb makes of it."
+"The site builds without a warning and needs no network; README.md is what index.ipynb makes of it."
 import re
 from html import unescape
 from urllib.parse import unquote, urlsplit
+
 import pytest
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
-from fer_nr.docs import page_name, public_names, readme
 
-cfg = get_config()
-home = cfg.nbs_path/cfg.readme_nb
+from tools.docs import notebook_of_modules, public_names, readme
+from tools.myst import page_name
+
+config = get_config()
+home = config.nbs_path/config.readme_nb
+modules = sorted(config.lib_path.glob('[a-z]*.py'))
+
 
 @pytest.fixture(scope='module')
-def pages(site): return {p: p.read_text('utf-8') for p in site.rglob('*.html')}
+def pages(site):
+    "path of a page -> its HTML"
+    return {page: page.read_text('utf-8') for page in site.rglob('*.html')}
+
 
 def test_site(site):
     "Sphinx's warnings are errors; every notebook has its page"
-    for nb in nbglob(as_path=True): assert (site/nb.relative_to(cfg.nbs_path).parent/f'{page_name(nb)}.html').exists()
+    for notebook in nbglob(as_path=True):
+        folder = notebook.relative_to(config.nbs_path).parent
+        assert (site/folder/f'{page_name(notebook)}.html').exists()
+
+
+LOADED = re.compile(r'<(?:script|img|iframe|source)[^>]*?\ssrc="([^"]+)"')
+OTHER_PAGE = r'rel="(?:canonical|index|search|next|prev)"'
+LINKED = re.compile(rf'<link(?![^>]*{OTHER_PAGE})[^>]*?\shref="([^"]+)"')
+
 
 def test_offline(pages):
     "Nothing that a page loads comes from elsewhere"
-    for p,s in pages.items():
-        loads = re.findall(r'<(?:script|img|iframe|source)[^>]*?\ssrc="([^"]+)"', s) + re.findall(r'<link(?![^>]*rel="(?:canonical|index|search|next|prev)")[^>]*?\shref="([^"]+)"', s)
-        assert not [o for o in loads if urlsplit(o).netloc], p.name
+    for page, text in pages.items():
+        loads = LOADED.findall(text) + LINKED.findall(text)
+        assert not [address for address in loads if urlsplit(address).netloc], page.name
 
-def test_links(site, pages):
+
+def test_links(pages):
     "Every link inside the site arrives, at an anchor too"
-    ids = {p: set(map(unescape, re.findall(r'\sid="([^"]*)"', s))) for p,s in pages.items()}
-    for p,s in pages.items():
-        for link in set(re.findall(r'<a[^>]*?\shref="([^"]+)"', s)):
-            u = urlsplit(unescape(link))
-            if u.scheme or not (u.path or u.fragment): continue
-            to = (p.parent/unquote(u.path)).resolve() if u.path else p
-            assert to.exists(), f'{p.name}: {link}'
-            assert not u.fragment or to not in ids or unquote(u.fragment) in ids[to], f'{p.name}: {link}'
+    anchors = {}
+    for page, text in pages.items():
+        anchors[page] = set(map(unescape, re.findall(r'\sid="([^"]*)"', text)))
+    for page, text in pages.items():
+        for link in set(re.findall(r'<a[^>]*?\shref="([^"]+)"', text)):
+            address = urlsplit(unescape(link))
+            if address.scheme or not (address.path or address.fragment):
+                continue
+            target = (page.parent/unquote(address.path)).resolve() if address.path else page
+            assert target.exists(), f'{page.name}: {link}'
+            if address.fragment and target in anchors:
+                assert unquote(address.fragment) in anchors[target], f'{page.name}: {link}'
+
 
 def test_anchors(site):
     "nbdev's own addresses, as README and `doc` give them, arrive"
-    from fer_nr._modidx import d
-    for syms in d['syms'].values():
-        for name,(address,_) in syms.items():
-            page,anchor = address.split('#')
-            if '._' in name or name.count('.') > 2: continue # private names and methods need no entry
+    from fer_nr._modidx import d as index
+    for symbols in index['syms'].values():
+        for name, (address, _) in symbols.items():
+            page, anchor = address.split('#')
+            if '._' in name or name.count('.') > 2:
+                continue  # private names and methods need no entry
             assert f'id="{anchor}"' in (site/page).read_text('utf-8'), f'{name}: {address}'
 
+
 def test_every_name(site):
-    "All that a module exports is on the API page: a function or class leads to its entry, a constant shows its value"
-    api = (site/'api.html').read_text('utf-8')
-    for m in cfg.lib_path.glob('[a-z]*.py'):
-        for o in public_names(m):
-            entry = re.sub(r'[_.]', '-', f'{m.stem}.{o.name}'.lower())
-            assert f'>{o.name}<' in api and (o.value is not None or f'href="{m.stem}.html#{entry}"' in api), f'{m.name}: {o.name} has no entry'
+    "All that a module defines for others is on the API page, and leads to its entry if it has one"
+    api, notebooks = (site/'api.html').read_text('utf-8'), notebook_of_modules()
+    for module in modules:
+        for name in public_names(module):
+            assert f'>{name.name}<' in api, f'{module.name}: {name.name} is not on the page'
+            if module.stem in notebooks and name.value is None:
+                entry = re.sub(r'[_.]', '-', f'{module.stem}.{name.name}'.lower())
+                assert f'href="{module.stem}.html#{entry}"' in api, f'{name.name} has no entry'
+
 
 def test_one_meaning():
-    "No two modules export the same name: a link from a backticked name knows only one"
-    names = [o.name for m in cfg.lib_path.glob('[a-z]*.py') for o in public_names(m)]
-    assert not {o for o in names if names.count(o)>1}
+    "No two modules define the same name: a link from a backticked name knows only one"
+    names = [name.name for module in modules for name in public_names(module)]
+    assert not {name for name in names if names.count(name) > 1}
+
 
 def test_sections(site):
-    "Every notebook is in the navigation, under the heading of its folder"
-    nav = (site/'index.html').read_text('utf-8')
-    nav = nav[nav.index('bd-links'):nav.index('</nav>', nav.index('bd-links'))]
-    parts = re.split(r'<span class="caption-text">([^<]+)</span>', nav)
-    found = {caption: re.findall(r'href="([^"#]+)', part) for caption,part in zip(parts[1::2], parts[2::2])}
-    of = {'Library': '', 'Experiments': 'experiments/', 'How-to': 'howto/'}
-    assert list(found)==[*of, 'API'] and found['API']==['api.html']
-    for caption,folder in of.items():
-        want = {f'{folder}{page_name(nb)}.html' for nb in (cfg.nbs_path/folder).glob('*.ipynb')}-{'index.html'}
-        assert set(found[caption])==want and len(found[caption])==len(want), caption
+    "Every notebook is in the navigation once, under the heading of its folder"
+    text = (site/'index.html').read_text('utf-8')
+    start = text.index('bd-links')
+    navigation = text[start:text.index('</nav>', start)]
+    parts = re.split(r'<span class="caption-text">([^<]+)</span>', navigation)
+    found = {}
+    for caption, part in zip(parts[1::2], parts[2::2]):
+        found[caption] = re.findall(r'href="([^"#]+)', part)
+    folders = {'Story': '', 'Experiments': 'experiments/', 'How-to': 'howto/'}
+    assert list(found) == [*folders, 'API'] and found['API'] == ['api.html']
+    for caption, folder in folders.items():
+        notebooks = (config.nbs_path/folder).glob('*.ipynb')
+        wanted = {f'{folder}{page_name(notebook)}.html' for notebook in notebooks} - {'index.html'}
+        assert sorted(found[caption]) == sorted(wanted), caption
+
 
 def test_readme():
-    text,images = readme(home)
-    have = (cfg.config_path/'README.md').read_text('utf-8')
-    assert have==text, 'README.md differs from index.ipynb: run make notebooks, or write_readme() of fer_nr.docs'
-    for path,png in images.items(): assert (cfg.config_path/path).read_bytes()==png, path
-    assert {p.name for p in (cfg.config_path/'index_files').glob('*')}=={p.split('/')[1] for p in images}
+    text, images = readme(home)
+    have = (config.config_path/'README.md').read_text('utf-8')
+    assert have == text, 'README.md differs from index.ipynb: run make notebooks'
+    for path, png in images.items():
+        assert (config.config_path/path).read_bytes() == png, path
+    kept = {path.name for path in (config.config_path/'index_files').glob('*')}
+    assert kept == {path.split('/')[1] for path in images}
     assert not re.search(r'<(?:div|style|table|script)', text), 'HTML of an output in README.md'

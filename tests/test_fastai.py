@@ -1,0 +1,232 @@
+"What fastai's users know, with the right value."
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from fastai.callback.mixup import CutMix, MixUp
+from fastai.callback.progress import ProgressCallback
+from fastai.interpret import ClassificationInterpretation, Interpretation
+from PIL import Image
+from sklearn.metrics import confusion_matrix
+
+from fer_nr import loss as losses
+from fer_nr.augment import augmentation
+from fer_nr.backbone import fer_model
+from fer_nr.data import FERPLUS, face_dls, synthetic
+from fer_nr.evaluation import predict
+from fer_nr.loss import label_prior
+from fer_nr.resizer import NeuralResizer
+from fer_nr.training import fer_learner, get_recipe, load_learner
+
+matplotlib.use('agg')
+LOSSES = dict(ce=losses.CrossEntropy, pdls=losses.PDLS, fpdls=losses.FPDLS, compfpdls=losses.CompFPDLS,
+              focal=losses.FocalLoss, smoothing=losses.UniformSmoothing, votes=losses.SoftVoteCE,
+              torch=torch.nn.CrossEntropyLoss)
+
+
+@pytest.fixture(scope='module')
+def faces():
+    return synthetic(n=200, seed=0)
+
+
+def learner(faces, loss='ce', augment='none', **kwargs):
+    torch.manual_seed(0)
+    resizer = NeuralResizer(up='bilinear', down='none', in_chans=1, up_size=32, size=32)
+    model = fer_model('vit_tiny_patch16_224', resizer, head='linear', depth=1, augment=augmentation(augment))
+    prior = [label_prior(faces.train)] if 'pdls' in loss else []
+    target = 'votes' if loss == 'votes' else 'labels'
+    dls = face_dls(faces, bs=16, target=target, device='cpu')
+    learn = fer_learner(dls, model, LOSSES[loss](*prior), get_recipe('clean', ema=0.), **kwargs)
+    learn.create_mbar = False
+    learn.remove_cb(ProgressCallback)
+    return learn
+
+
+@pytest.fixture(scope='module')
+def learn(faces):
+    return learner(faces)
+
+
+@pytest.fixture
+def logits(learn, faces):
+    return predict(learn.model, faces.valid)
+
+
+def titles():
+    found = [ax.get_title() for ax in plt.gcf().axes if ax.images]
+    plt.close('all')
+    return found
+
+
+# --- what a learner gives -----------------------------------------------------------------------------
+
+
+def test_predictions_are_probabilities_in_order(learn, faces, logits):
+    probabilities, targets, classes = learn.get_preds(with_decoded=True)
+    torch.testing.assert_close(probabilities, logits.softmax(1))
+    assert torch.equal(targets, faces.valid.labels) and torch.equal(classes, logits.argmax(1))
+    loss, top1 = learn.validate()
+    assert top1 == pytest.approx((classes == targets).float().mean().item())
+    assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits, targets).item(), rel=1e-5)
+
+
+def test_predictions_of_the_training_set_are_in_its_order(learn, faces):
+    learn.dls.train.epoch = 3
+    assert torch.equal(learn.get_preds(ds_idx=0)[1], faces.train.labels)
+    assert torch.equal(learn.get_preds(dl=learn.dls.train.new(drop_last=False))[1].sort().values,
+                       faces.train.labels.sort().values)
+
+
+@pytest.mark.parametrize('kind', ['path', 'text', 'PIL', 'array', 'floats', 'tensor', 'colour'])
+def test_predict_takes_what_people_have(learn, faces, logits, tmp_path, kind):
+    face = faces.valid.images[5, 0].numpy()
+    Image.fromarray(face).save(tmp_path/'face.png')
+    item = dict(path=tmp_path/'face.png', text=str(tmp_path/'face.png'), PIL=Image.fromarray(face),
+                array=face, floats=face/255, tensor=torch.tensor(face)[None],
+                colour=np.stack([face]*3, 2))[kind]
+    name, number, probabilities = learn.predict(item)
+    torch.testing.assert_close(probabilities, logits[5].softmax(0))
+    assert number == logits[5].argmax() and name == FERPLUS[number]
+
+
+def test_predict_refuses_what_it_cannot_scale(learn, tmp_path):
+    with pytest.raises(ValueError, match='from 0.0 to 200.0: expected uint8'):
+        learn.predict(np.array([[0., 200.]]))
+    with pytest.raises(FileNotFoundError, match='expected a picture'):
+        learn.predict(tmp_path/'none.png')
+
+
+def test_results_are_named(learn, faces):
+    learn.show_results(max_n=4, shuffle=False)
+    shown = titles()
+    logits = predict(learn.model, faces.valid[:4])
+    expected = [f'{FERPLUS[a]}\n{FERPLUS[b]}' for a, b in zip(faces.valid.labels[:4], logits.argmax(1))]
+    assert shown == expected
+    learn.dls.valid.show_batch(max_n=4)
+    assert titles() == [FERPLUS[label] for label in faces.valid.labels[:4]]
+
+
+def test_augmented_passes(faces):
+    learn = learner(faces, augment='modern')
+    plain, targets = learn.get_preds()
+    torch.manual_seed(0)
+    mean, same = learn.tta(n=2, beta=None)[0]
+    torch.testing.assert_close(same, plain)
+    assert not torch.allclose(mean, plain)
+    torch.manual_seed(0)
+    torch.testing.assert_close(learn.tta(n=2)[0], torch.lerp(mean, plain, .25))
+    assert not learn.model.resizer.augment.training
+    with pytest.raises(ValueError, match='the model has no augmentation'):
+        learner(faces).tta()
+
+
+def test_rate_finder(learn):
+    weights = {name: value.clone() for name, value in learn.model.state_dict().items()}
+    found = learn.lr_find(num_it=12, show_plot=False)
+    assert 1e-7 <= found.valley <= 10
+    assert all(torch.equal(value, weights[name]) for name, value in learn.model.state_dict().items())
+
+
+# --- interpretation -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('loss', ['fpdls', 'votes'])
+def test_interpretation_has_class_names(faces, loss, capsys):
+    learn = learner(faces, loss)
+    found = ClassificationInterpretation.from_learner(learn)
+    logits = predict(learn.model, faces.valid)
+    counts = confusion_matrix(faces.valid.labels, logits.argmax(1), labels=range(8))
+    assert list(found.vocab) == list(FERPLUS) and (found.confusion_matrix() == counts).all()
+    actual, predicted, number = found.most_confused()[0]
+    assert counts[FERPLUS.index(actual), FERPLUS.index(predicted)] == number
+    found.print_classification_report()
+    report = capsys.readouterr().out
+    assert all(name in report for name in FERPLUS)
+    found.plot_confusion_matrix()
+    assert [tick.get_text() for tick in plt.gca().get_xticklabels()] == list(FERPLUS)
+    plt.close('all')
+
+
+@pytest.mark.parametrize('loss', ['ce', 'votes'])
+def test_top_losses_are_pictures(faces, loss):
+    learn = learner(faces, loss)
+    found = Interpretation.from_learner(learn)
+    logits = predict(learn.model, faces.valid)
+    target = faces.valid.vote_dist() if loss == 'votes' else faces.valid.labels
+    each = torch.nn.functional.cross_entropy(logits, target, reduction='none')
+    values, places = found.top_losses(3)
+    torch.testing.assert_close(values.float(), each.topk(3).values)
+    assert torch.equal(places, each.topk(3).indices)
+    assert found.top_losses(3, items=True)[2].names == [faces.valid.names[i] for i in places]
+    found.plot_top_losses(3)
+    first = places[0]
+    label, guess = (FERPLUS[i] for i in (faces.valid.labels[first], logits[first].argmax()))
+    chance = logits[first].softmax(0).max()
+    assert titles()[0] == f'{guess}/{label} / {values[0]:.2f} / {chance:.2f}'
+
+
+# --- training -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('mix', [MixUp, CutMix])
+@pytest.mark.parametrize('loss', LOSSES)
+def test_mixing_with_every_loss(faces, loss, mix):
+    learn = learner(faces, loss)
+    with learn.no_logging():
+        learn.fit(1, 1e-4, cbs=mix())
+    train_loss, valid_loss, _ = learn.recorder.final_record
+    assert 0 < valid_loss < 4 and 0 < train_loss < 4
+    assert isinstance(learn.loss_func, LOSSES[loss]) and learn.loss_func.reduction == 'mean'
+
+
+def test_mixed_precision(faces):
+    learn = learner(faces)
+    learn.to_bf16()
+    assert hasattr(learn, 'bf16') and not hasattr(learn, 'mixed_precision')
+    with learn.no_logging():
+        learn.fit_recipe(1)
+    assert learn.model.head.weight.dtype == torch.float32
+    learn.to_fp16()
+    assert hasattr(learn, 'mixed_precision') and not hasattr(learn, 'bf16')
+    learn.to_fp32()
+    assert not hasattr(learn, 'mixed_precision') and not hasattr(learn, 'scaler_state')
+
+
+def test_one_cycle_and_own_transforms(faces):
+    "A user's own batch transform is for training only where it is random"
+    from fastai.vision.augment import Brightness
+    learn = learner(faces)
+    learn.dls.add_tfms([Brightness(max_lighting=.9, p=1., draw=.95)], 'after_batch')
+    bright, plain = learn.dls.train.one_batch()[0], face_dls(faces, bs=16, device='cpu').train.one_batch()[0]
+    torch.testing.assert_close(torch.Tensor(bright), plain.logit(1e-7).add(2.9444).sigmoid(),
+                               atol=1e-3, rtol=0)
+    torch.testing.assert_close(torch.Tensor(learn.dls.valid.one_batch()[0]),
+                               faces.valid.images[:256].float()/255)
+    with learn.no_logging():
+        learn.fit_one_cycle(1, 1e-3)
+
+
+# --- export -------------------------------------------------------------------------------------------
+
+
+def test_export_and_load(learn, faces, logits, tmp_path):
+    learn.path = tmp_path
+    again = load_learner(learn.export())
+    again.remove_cb(ProgressCallback)
+    torch.testing.assert_close(again.get_preds(dl=again.dls.test_dl(faces.valid))[0], logits.softmax(1))
+    assert list(again.dls.vocab) == list(FERPLUS)
+    with pytest.raises(ValueError, match='ends in .safetensors'):
+        learn.export('face.pkl')
+    with pytest.raises(ValueError, match='a pickle runs code'):
+        load_learner(tmp_path/'face.pkl')
+
+
+def test_a_runs_best_model_is_a_learner(faces, tmp_path):
+    learn = learner(faces, path=tmp_path, meta=dict(spec=dict(arch='tiny')))
+    learn.fit_recipe(1)
+    again = load_learner(tmp_path/'best.safetensors')
+    again.remove_cb(ProgressCallback)
+    face = faces.test.images[0]
+    torch.testing.assert_close(again.predict(face)[2], predict(learn.model, face[None])[0].softmax(0))
+    assert again.model.meta['spec'] == dict(arch='tiny') and again.model.meta['epoch'] == 1

@@ -1,0 +1,101 @@
+"""The exported file answers as torch does, for every size, number and resizer."""
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fer_nr.backbone import fer_model
+from fer_nr.onnx_export import OnnxShares, Shares, export_onnx, load_shares, triangle_weights
+from fer_nr.resizer import NeuralResizer
+
+VOCAB = ('calm', 'glad', 'sad')
+
+
+def shares_of(grey=True, **resizer):
+    "A model of one block with a temperature"
+    torch.manual_seed(0)
+    about = dict(in_size=48, in_chans=1 if grey else 3, up_size=64, size=64) | resizer
+    model = fer_model('vit_tiny_patch16_224', NeuralResizer(**about), len(VOCAB), depth=1)
+    return Shares(model, VOCAB, temperature=.7, grey=grey)
+
+
+@pytest.mark.parametrize('size', [48, 47, 49, 20, 96, 333])
+def test_resizing_is_torchs(size):
+    images = torch.rand(2, 1, size, size//2 + 7, dtype=torch.float64)
+    rows = triangle_weights(size, 48).double()
+    columns = triangle_weights(size//2 + 7, 48).double()
+    expected = F.interpolate(images, (48, 48), mode='bilinear', antialias=True)
+    torch.testing.assert_close(rows @ images @ columns.T, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize('grey, resizer', [
+    (True, dict(up='bilinear', down='none')), (False, dict(up='bilinear', down='none')),
+    (True, dict(up='sr', down='bilinear', up_size=96)), (True, dict(up='bicubic', down='none'))])
+def test_the_file_answers_as_torch(grey, resizer, tmp_path):
+    shares = shares_of(grey, **resizer)
+    path = tmp_path/'model.onnx'
+    assert export_onnx(shares, path) <= 1e-4
+    exported = OnnxShares(path)
+    rng = np.random.default_rng(1)
+    for batch, height, width in ((1, 48, 48), (7, 31, 90), (2, 300, 300)):
+        images = rng.integers(0, 256, (batch, height, width, 3), np.uint8)
+        answers = exported.answer(images)
+        np.testing.assert_allclose(answers, shares.answer(images), atol=1e-4)
+        np.testing.assert_allclose(answers.sum(1), 1, atol=1e-5)
+
+
+def test_what_the_file_says_about_itself(tmp_path):
+    path = tmp_path/'model.onnx'
+    export_onnx(shares_of(up='bilinear', down='none'), path, 'float16', opset=18)
+    model = onnx.load(path)
+    about = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(about['vocab']) == list(VOCAB) and about['kind'] == 'float16'
+    assert {entry.version for entry in model.opset_import if entry.domain == ''} == {18}
+    shape = model.graph.input[0].type.tensor_type
+    assert shape.elem_type == onnx.TensorProto.UINT8
+    assert [d.dim_param or d.dim_value for d in shape.shape.dim] == ['faces', 'height', 'width', 3]
+
+
+def test_smaller_kinds_are_smaller_and_close(tmp_path):
+    shares = shares_of(up='bilinear', down='none')
+    differences = {kind: export_onnx(shares, tmp_path/f'{kind}.onnx', kind)
+                   for kind in ('float32', 'float16', 'int8')}
+    sizes = {kind: (tmp_path/f'{kind}.onnx').stat().st_size for kind in differences}
+    assert sizes['int8'] < sizes['float16'] < .6*sizes['float32']
+    assert differences['float16'] < 1e-3 and differences['int8'] < .05
+
+
+def test_the_model_itself_is_left_as_it_was(tmp_path):
+    shares = shares_of(up='bilinear', down='none')
+    before = {name: tensor.clone() for name, tensor in shares.state_dict().items()}
+    fused = [m.fused_attn for m in shares.modules() if hasattr(m, 'fused_attn')]
+    export_onnx(shares, tmp_path/'model.onnx', 'int8')
+    assert fused == [m.fused_attn for m in shares.modules() if hasattr(m, 'fused_attn')]
+    assert all(torch.equal(before[name], tensor) for name, tensor in shares.state_dict().items())
+
+
+def test_what_is_no_exported_file(tmp_path):
+    path = tmp_path/'model.onnx'
+    export_onnx(shares_of(up='bilinear', down='none'), path)
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    onnx.save(model, path)
+    with pytest.raises(ValueError, match='names no classes'):
+        load_shares(path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ValueError, match='not a whole ONNX file'):
+        load_shares(path)
+    with pytest.raises(FileNotFoundError):
+        load_shares(tmp_path/'none.onnx')
+
+
+def test_an_export_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path/'model.onnx'
+    path.write_text('before')
+    with pytest.raises(ValueError, match="did you mean 'int8'"):
+        export_onnx(shares_of(up='bilinear', down='none'), path, 'int9')
+    assert path.read_text() == 'before'
+    assert [o.name for o in tmp_path.iterdir()] == ['model.onnx']
