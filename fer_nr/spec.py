@@ -80,37 +80,29 @@ def check_parts(spec # a `RunSpec`
 class RunSpec(Settings):
     "All that decides the result of a run; raises `ValueError` for a value that no run knows"
     data: str = setting('ferplus', 'data set', kind='data')
-    votes: str = setting('label', "FERPlus's labels: of label.csv, or of fer2013new.csv",
-                         words=('label', 'new'), if_used=True)
+    votes: str = setting('label', "FERPlus's labels", words=('label', 'new'), if_used=True)
     protocol: str = setting('clean', 'which images train, select and test', kind='protocol')
-    limit: int = setting(0, 'training images, a seeded choice (0: all); faces drawn (0: 4000)',
-                         range='[0, inf)')
-    label_noise: float = setting(0., 'share of the training labels that are made wrong',
-                                 range='[0, 1]')
+    limit: int = setting(0, 'training images (0: all), faces drawn (0: 4000)', range='[0, inf)')
+    label_noise: float = setting(0., 'share of wrong training labels', range='[0, 1]')
     arch: str = setting('vit_tiny_patch16_224', "timm's name of the backbone", check=check_arch)
     arch_args: dict = setting({}, 'further arguments of timm.create_model')
     weights: str = setting('', "pretrained weights ('': none)", words=('', 'hub'), file=True)
     img_size: int = setting(224, 'pixels that the backbone sees', range='[8, 4096]')
     up: str = setting('bilinear', 'up-scaling', kind='up', file=True)
-    up_size: int = setting(384, 'pixels after the up-scaling (down none: img_size)',
-                           range='[8, 4096]', if_used=True)
+    up_size: int = setting(384, 'pixels between up and down', range='[8, 4096]', if_used=True)
     stn: bool = setting(False, 'spatial transformer between up and down')
     down: str = setting('none', 'down-scaling', kind='down')
     head: str = setting('mlp', 'classifier (mlp: as released)', kind='head')
     loss: str = setting('ce', 'what is minimised', kind='loss')
     alpha: float = setting(.8, 'share of the label in the target', range='[0, 1]', if_used=True)
     gamma: float = setting(2., 'focal exponent', range='[0, inf)', if_used=True)
-    prior: str = setting('train', "label prior: the training images', or", kind='prior',
-                         if_used=True)
+    prior: str = setting('train', 'label prior of the loss', kind='prior', if_used=True)
     recipe: str = setting('clean', 'how it is trained', kind='recipe')
     lr: float = setting(None, "peak learning rate (None: the recipe's)", range='(0, inf)')
     wd: float = setting(None, "weight decay (None: the recipe's)", range='[0, inf)')
-    layer_decay: float = setting(None, "rate of each layer to the next one's (None: the recipe's)",
-                                 range='(0, 1]')
-    resizer_lr: float = setting(None, "factor on the resizer's rate (None: the recipe's)",
-                                range='(0, inf)')
-    ema: float = setting(None, "decay of the averaged weights (None: the recipe's)",
-                         range='[0, 1)')
+    layer_decay: float = setting(None, "rate, layer by layer (None: the recipe's)", range='(0, 1]')
+    resizer_lr: float = setting(None, "factor on the resizer's rate", range='(0, inf)')
+    ema: float = setting(None, "decay of the averaged weights (None: the recipe's)", range='[0, 1)')
     augment: str = setting(None, "augmentation (None: the recipe's)", kind='augment')
     bf16: bool = setting(None, "bfloat16 where the device has it (None: the recipe's)")
     drop_path: float = setting(0., 'stochastic depth of the backbone', range='[0, 1)')
@@ -118,8 +110,7 @@ class RunSpec(Settings):
     bs: int = setting(64, 'images in a batch', range='[2, inf)')
     seed: int = setting(0, 'of initial weights, order, augmentation', range='[0, 4294967295]')
     data_args: dict = setting({}, 'further arguments of the data set, such as {size: 384}')
-    prior_data: str = setting('', "data set that lends its votes for the prior ('': the run's own)",
-                              words=('',), kind='data', if_used=True)
+    prior_data: str = setting('', 'from which data set', words=('',), kind='data', if_used=True)
     method: str = setting('plain', 'the plain backbone, or a published method', kind='method')
     method_args: dict = setting({}, 'further arguments of the method')
     mixup: float = setting(0., "alpha of MixUp's Beta distribution (0: none)", range='[0, inf)')
@@ -127,12 +118,6 @@ class RunSpec(Settings):
     def __post_init__(self):
         super().__post_init__()
         check_parts(self)
-        self.recipe_of()
-
-    def recipe_of(self)->Recipe:
-        "The recipe with this spec's own values"
-        own = ('lr', 'wd', 'layer_decay', 'ema', 'resizer_lr', 'augment', 'bf16', 'mixup')
-        return get_recipe(self.recipe, **{name: getattr(self, name) for name in own})
 
 # %% ../nbs/06_spec.ipynb #bc5c248d
 def spec_from(values:dict # field -> value, as YAML, JSON, papermill or a record give it
@@ -165,6 +150,13 @@ def read_params(args:list[str] # YAML files and name=value pairs; later ones win
         values |= new
     return {name: read_value(known[name], value) for name, value in values.items()}
 
+# %% ../nbs/06_spec.ipynb #53e37b25
+@patch
+def recipe_of(self:RunSpec)->Recipe:
+    "The recipe with this spec's own values"
+    own = ('lr', 'wd', 'layer_decay', 'ema', 'resizer_lr', 'augment', 'bf16', 'mixup')
+    return get_recipe(self.recipe, **{name: getattr(self, name) for name in own})
+
 # %% ../nbs/06_spec.ipynb #24143e58
 @patch
 def weight_files(self:RunSpec)->list[str]:
@@ -172,6 +164,7 @@ def weight_files(self:RunSpec)->list[str]:
     words = dict(weights=('', 'hub'), up=parts('up'))
     return [name for name in words if getattr(self, name) not in words[name]]
 
+# %% ../nbs/06_spec.ipynb #86862738
 def weight_file(path:Path|str, # a file, or the name of one in the folder FER_NR_WEIGHTS
                 what:str       # what it is for, for the error
                )->Path:
