@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARCHS', 'SOURCES', 'check_arch', 'build_trunk', 'misfit', 'trunk_with', 'trunk_from_file', 'trunk_from_hub',
-           'mlp_head', 'linear_head', 'FERModel', 'fer_model', 'param_groups', 'resizer_args', 'resizer_of',
-           'save_weights', 'load_weights', 'load_model', 'find_method']
+           'mlp_head', 'linear_head', 'FERModel', 'fer_model', 'scaled_groups', 'param_groups', 'resizer_args',
+           'resizer_of', 'save_weights', 'load_weights', 'load_model', 'find_method']
 
 # %% ../nbs/03_backbone.ipynb #12afe0b2
 import copy
@@ -243,6 +243,20 @@ def fer_model(arch:str, # a timm model, with or without the tag of its weights: 
     return model
 
 # %% ../nbs/03_backbone.ipynb #54b43019
+def scaled_groups(groups:list[dict], # with `params` and `lr_scale`
+                  model:nn.Module    # may have `lr_scale`: the name of a part -> factor
+                 )->list[dict]:      # the same parameters; a group is split where factors differ
+    "Groups with the factors on the learning rate that a method gives to parts of its model"
+    factors = {}
+    for place, factor in getattr(model, 'lr_scale', {}).items():
+        factors |= {id(p): factor for p in model.get_submodule(place).parameters()}
+    split = []
+    for group in groups:
+        for factor in sorted({factors.get(id(p), 1.) for p in group['params']}):
+            params = [p for p in group['params'] if factors.get(id(p), 1.) == factor]
+            split.append(dict(group, params=params, lr_scale=group['lr_scale']*factor))
+    return split
+
 def param_groups(model:FERModel, # its trainable parameters, each in one group
                  weight_decay:float=.05, # for matrices and kernels; biases and norms get none
                  layer_decay:float=1., # factor from layer to layer of the trunk, in (0, 1]
@@ -262,10 +276,14 @@ def param_groups(model:FERModel, # its trainable parameters, each in one group
     groups = []
     for i, group in enumerate(layers):
         groups.append(dict(group, lr_scale=group['lr_scale']*layer_decay, name=f'trunk.{i}'))
-    for place, scale in dict(resizer=resizer_lr, head=1.).items():
-        own = param_groups_weight_decay(getattr(model, place), weight_decay)
-        groups += [dict(group, lr_scale=scale, name=f'{place}.{i}') for i, group in enumerate(own)]
-    return groups
+    for place, module in model.named_children():
+        if place == 'trunk':
+            continue
+        scale = resizer_lr if place == 'resizer' else 1.
+        own = param_groups_weight_decay(module, weight_decay)
+        groups += [dict(group, lr_scale=scale, name=f'{place}.{i}') for i, group in enumerate(own)
+                   if group['params']]
+    return scaled_groups(groups, model)
 
 # %% ../nbs/03_backbone.ipynb #6e0c782d
 def resizer_args(resizer:nn.Module # any

@@ -8,7 +8,7 @@ __all__ = ['RING', 'EDSRBlock', 'EDSR', 'PyramidHead', 'PyramidTrunk', 'PSR', 'B
            'VTFFMethod', 'plain_vit', 'unpatchify', 'MaskedTrunk', 'MVT', 'MVTMethod', 'GatedHead', 'ViTSE',
            'ViTSEMethod']
 
-# %% ../nbs/07a_hybrids.ipynb #04014257
+# %% ../nbs/07a_hybrids.ipynb #d2638a2a
 import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +21,18 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from .backbone import FERModel
-from .comparators import Comparator, Method, check_share
+from .comparators import Comparator, ModelMethod, check_share
 from .files import read_weights
 from .registry import part
 from .resizer import STN
 
-# %% ../nbs/07a_hybrids.ipynb #91cd34c5
+# %% ../nbs/07a_hybrids.ipynb #b5a75311
 class EDSRBlock(nn.Module):
     "Two convolutions, added to their input"
     def __init__(self, channels:int):
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True),
-                                  nn.Conv2d(channels, channels, 3, padding=1))
+        first, second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        self.body = nn.Sequential(first, nn.ReLU(inplace=True), second)
 
     def forward(self, x):
         return x + self.body(x)
@@ -84,9 +84,9 @@ class PyramidHead(nn.Module):
     def forward(self, maps):
         return self.fc2(self.hidden(maps))
 
-# %% ../nbs/07a_hybrids.ipynb #ac09055e
+# %% ../nbs/07a_hybrids.ipynb #a0805499
 class PyramidTrunk(nn.Module):
-    "Spatial transformer, halving and doubling, three stems, and what they share (PSR, Vo et al. 2020)"
+    "Spatial transformer, half and doubled half, three stems, and what they share (Vo et al. 2020)"
     smallest = 64 # px
 
     def __init__(self,
@@ -114,9 +114,9 @@ class PyramidTrunk(nn.Module):
         maps = [self.tail(stem(image)) for stem, image in zip(self.stems, self.images(x))]
         return [F.adaptive_avg_pool2d(m, 7) for m in maps]
 
-# %% ../nbs/07a_hybrids.ipynb #c523148c
+# %% ../nbs/07a_hybrids.ipynb #af28c529
 class PSR(Comparator):
-    "Pyramid with super-resolution (Vo et al. 2020); in training its output has a row for each branch"
+    "Pyramid with super-resolution (Vo et al. 2020); in training it answers for each branch"
     def __init__(self,
                  plain:FERModel,       # of `vgg16_bn`
                  n_classes:int=8,      # K
@@ -157,13 +157,13 @@ class BranchLoss(nn.Module):
             return self.loss(logits, target)
         return self.loss(logits.flatten(0, 1), target.repeat_interleave(logits.shape[1], 0))
 
-# %% ../nbs/07a_hybrids.ipynb #b020eb53
+# %% ../nbs/07a_hybrids.ipynb #70f86dc7
 @part('method', 'psr', own_head=True)
 @dataclass(frozen=True)
-class PSRMethod(Method):
+class PSRMethod(ModelMethod):
     "Three sizes of a face, one of them super-resolved (PSR, Vo et al. 2020)"
     sr_weights: str = '' # weight file of EDSR-baseline x2; '': begin as bilinear interpolation
-    sr_lr: float = .01 # factor on the learning rate of the spatial transformer and the super-resolution
+    sr_lr: float = .01 # factor on the learning rate of spatial transformer and super-resolution
     shared_lr: float = .5 # factor on that of what the branches share
     name = 'psr'
 
@@ -188,12 +188,12 @@ class PSRMethod(Method):
     def wrap_loss(self, loss):
         return BranchLoss(loss)
 
-# %% ../nbs/07a_hybrids.ipynb #c56b5166
+# %% ../nbs/07a_hybrids.ipynb #97d53991
 RING = [(-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1)]
 
 def local_binary_patterns(grey:torch.Tensor # (B, 1, H, W), compared as it is
                          )->torch.Tensor:   # (B, 1, H, W) int64, 0 to 255
-    "Bit b is set where neighbour b (upper left, then clockwise) is at least as bright (Ojala et al. 2002)"
+    "Bit b: is neighbour b (upper left, then clockwise) at least as bright? (Ojala et al. 2002)"
     height, width = grey.shape[-2:]
     padded = F.pad(grey, (1, 1, 1, 1), mode='replicate')
     codes = torch.zeros_like(grey, dtype=torch.int64)
@@ -202,23 +202,25 @@ def local_binary_patterns(grey:torch.Tensor # (B, 1, H, W), compared as it is
         codes += (neighbour >= grey).long() << bit
     return codes
 
-# %% ../nbs/07a_hybrids.ipynb #9c2ee4bd
+# %% ../nbs/07a_hybrids.ipynb #0f1cc707
 @torch.no_grad()
 def texture(x:torch.Tensor, # (B, 1 or 3, S, S) in [0, 1]
             size:int        # side at which the patterns are taken, px
            )->torch.Tensor: # (B, 3, S, S) in [0, 1]
-    "A picture of the local binary patterns, without gradient: luma, reduced by area to `size`, in 8 bits"
+    "Local binary patterns of the luma, reduced by area to `size` and 8 bits, without gradient"
     luma = x.new_tensor([.2989, .587, .114]).view(1, 3, 1, 1)
     grey = x if x.shape[1] == 1 else (x*luma).sum(1, keepdim=True)
     small = F.interpolate(grey, (size, size), mode='area')
     codes = local_binary_patterns((small*255).round()).to(x) / 255
-    return F.interpolate(codes, x.shape[-2:], mode='bilinear', align_corners=False).expand(-1, 3, -1, -1)
+    large = F.interpolate(codes, x.shape[-2:], mode='bilinear', align_corners=False)
+    return large.expand(-1, 3, -1, -1)
 
-# %% ../nbs/07a_hybrids.ipynb #cfc6f5fc
+# %% ../nbs/07a_hybrids.ipynb #d9c31edb
 def squeeze_excite(channels:int, squeezed:int, out:int)->nn.Sequential:
     "1×1 convolutions with batch norm, a ReLU between them"
-    return nn.Sequential(nn.Conv2d(channels, squeezed, 1), nn.BatchNorm2d(squeezed), nn.ReLU(inplace=True),
-                         nn.Conv2d(squeezed, out, 1), nn.BatchNorm2d(out))
+    return nn.Sequential(
+        nn.Conv2d(channels, squeezed, 1), nn.BatchNorm2d(squeezed), nn.ReLU(inplace=True),
+        nn.Conv2d(squeezed, out, 1), nn.BatchNorm2d(out))
 
 class SelectiveFusion(nn.Module):
     "Attentional selective fusion of two maps (VTFF, Ma et al. 2021, section 3.2)"
@@ -231,7 +233,7 @@ class SelectiveFusion(nn.Module):
         self.texture = nn.Conv2d(channels, channels, 1)
         self.per_channel = squeeze_excite(channels, channels//8, channels)
         self.per_place = squeeze_excite(channels, channels//8, 1)
-        self.inner = torch.sigmoid if inner_sigmoid else nn.Identity()
+        self.inner = nn.Sigmoid() if inner_sigmoid else nn.Identity()
 
     def weight(self, colour, texture):
         "Of the colour's maps, (B, C, h, w) in (0, 1)"
@@ -275,9 +277,9 @@ class TextureTransformer(nn.Module):
         tokens = torch.cat([self.class_token.expand(len(maps), -1, -1), tokens], 1) + self.positions
         return self.norm(self.blocks(tokens))[:, 0]
 
-# %% ../nbs/07a_hybrids.ipynb #cb2145fd
+# %% ../nbs/07a_hybrids.ipynb #4496d169
 class VTFFTrunk(nn.Module):
-    "Colour and texture through a ResNet each, fused, then a transformer; without texture, colour alone"
+    "Colour and texture through a ResNet each, fused, then a transformer"
     def __init__(self,
                  resnet:nn.Module, # a timm ResNet; the texture's begins as a copy
                  size:int,         # side of the images, px
@@ -328,10 +330,10 @@ class VTFF(Comparator):
     def forward(self, x):
         return self.head(self.features(x))
 
-# %% ../nbs/07a_hybrids.ipynb #95b12799
+# %% ../nbs/07a_hybrids.ipynb #9ccf64c8
 @part('method', 'vtff', own_head=True)
 @dataclass(frozen=True)
-class VTFFMethod(Method):
+class VTFFMethod(ModelMethod):
     "Colour and texture, fused, through a transformer (VTFF, Ma et al. 2021)"
     stage: int = 4 # of the ResNets whose maps are taken, 1 to 4
     depth: int = 4 # layers of the transformer, 1 or more
@@ -343,7 +345,8 @@ class VTFFMethod(Method):
     def __post_init__(self):
         if not (1 <= self.stage <= 4 and self.depth >= 1 and self.lbp_size >= 0):
             found = f'{self.stage}, {self.depth}, {self.lbp_size}'
-            raise ValueError(f'stage, depth, lbp_size are {found}: expected 1 to 4, 1 or more, 0 or more')
+            raise ValueError(f'stage, depth, lbp_size are {found}: '
+                             'expected 1 to 4, 1 or more, 0 or more')
 
     def make(self, plain, n_classes):
         if not isinstance(plain.trunk, ResNet):
@@ -352,14 +355,15 @@ class VTFFMethod(Method):
         trunk_args = {k: getattr(self, k) for k in ('stage', 'depth', 'inner_sigmoid', 'lbp')}
         return VTFF(plain, n_classes, self.lbp_size, **trunk_args)
 
-# %% ../nbs/07a_hybrids.ipynb #aa6a212d
+# %% ../nbs/07a_hybrids.ipynb #7d32fc6e
 def plain_vit(trunk:nn.Module, # a timm model
               who:str,         # the method that asks
               arch:str         # its name
              ):
     "Raise one line unless the trunk is a plain vision transformer with a class token"
     if type(trunk) is not VisionTransformer or trunk.cls_token is None:
-        raise ValueError(f'{who} is built on a plain vision transformer (ViT, DeiT), found arch {arch!r}')
+        raise ValueError(f'{who} is built on a plain vision transformer (ViT, DeiT), '
+                         f'found arch {arch!r}')
 
 def unpatchify(tokens:torch.Tensor, # (B, h*w, 3*p*p), each patch in the order row, column, channel
                patch:int            # p
@@ -369,11 +373,11 @@ def unpatchify(tokens:torch.Tensor, # (B, h*w, 3*p*p), each patch in the order r
     grid = tokens.unflatten(1, (side, side)).unflatten(3, (patch, patch, 3))
     return grid.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
-# %% ../nbs/07a_hybrids.ipynb #a4f955ff
+# %% ../nbs/07a_hybrids.ipynb #a38a4403
 class MaskedTrunk(nn.Module):
     "A transformer that masks the image for another one (MVT, Li et al. 2021)"
     def __init__(self,
-                 vit:nn.Module, # a timm VisionTransformer; the mask's begins as a copy of its first blocks
+                 vit:nn.Module, # a timm VisionTransformer; the mask's begins as a copy
                  depth:int=6    # blocks of the mask's transformer
                 ):
         super().__init__()
@@ -414,10 +418,10 @@ class MVT(Comparator):
         super().__init__(plain, nn.Linear(plain.trunk.num_features, n_classes))
         self.trunk = MaskedTrunk(plain.trunk, depth)
 
-# %% ../nbs/07a_hybrids.ipynb #b64d54b3
+# %% ../nbs/07a_hybrids.ipynb #845aa9e7
 @part('method', 'mvt', own_head=True, needs_labels=True)
 @dataclass(frozen=True)
-class MVTMethod(Method):
+class MVTMethod(ModelMethod):
     "A transformer that masks the image for another one, and relabelling (MVT, Li et al. 2021)"
     depth: int = 6 # blocks of the mask's transformer, 1 or more
     delta2: float = .2 # margin of relabelling, in probability; 1 or more never relabels
@@ -463,10 +467,10 @@ class ViTSE(Comparator):
         z = self.trunk(self.images(x))
         return z*self.head.gate(z)
 
-# %% ../nbs/07a_hybrids.ipynb #f8a3d03d
+# %% ../nbs/07a_hybrids.ipynb #bbb6e783
 @part('method', 'vit_se', own_head=True)
 @dataclass(frozen=True)
-class ViTSEMethod(Method):
+class ViTSEMethod(ModelMethod):
     "Squeeze and excitation on the class token (ViT + SE, Aouayeb et al. 2021)"
     reduction: int = 4 # the gate's middle layer has 1/reduction of the features, 1 or more
     name = 'vit_se'

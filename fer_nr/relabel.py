@@ -40,19 +40,19 @@ class AuxiliaryLoss(Callback):
     def after_cancel_train(self):
         self.hook.remove()
 
-# %% ../nbs/07b_relabel.ipynb #bc4c9048
+# %% ../nbs/07b_relabel.ipynb #97610daa
 class Relabel(Callback):
     """Changes training labels that the model contradicts (SCN, MVT), from a certain epoch on
 
-    The labels belong to the state of the training: a checkpoint carries them. Raises `ValueError` for targets that
-    are votes, and for several processes, each of which would change its own copy.
+    The labels belong to the state of the training: a checkpoint carries them. Raises `ValueError`
+    for targets that are votes, and for several processes, each of which would change its own copy.
     """
     order = 51 # after the step; before the checkpoint is written
 
     def __init__(self,
-                 start:float=.25,  # share of the epochs before the first relabelling, 0 to 1; 1: never
+                 start:float=.25,  # share of the epochs before the first change, 0 to 1; 1: never
                  margin:float=.2,  # in probability, between the answer and the label
-                 beta:float=None   # share of a batch that is certain and keeps its labels; None: any may change
+                 beta:float=None   # certain share of a batch, which keeps its labels; None: any may change
                 ):
         self.start, self.margin, self.beta = start, margin, beta
 
@@ -84,7 +84,7 @@ class Relabel(Callback):
         "Put the labels of a checkpoint back"
         self.dls.train.targets.copy_(tensors['labels'])
 
-# %% ../nbs/07b_relabel.ipynb #0ac65e88
+# %% ../nbs/07b_relabel.ipynb #2515e68d
 def judge_labels(true:torch.Tensor,  # (N,) labels before any was made wrong
                  given:torch.Tensor, # (N,) labels that the training began with
                  now:torch.Tensor    # (N,) labels that it ended with
@@ -92,4 +92,5 @@ def judge_labels(true:torch.Tensor,  # (N,) labels before any was made wrong
     "How many wrong labels were repaired, how many right ones broken, how many changed at all"
     wrong = given != true
     return dict(images=len(true), wrong=int(wrong.sum()), changed=int((given != now).sum()),
-                repaired=int((wrong & (now == true)).sum()), broken=int((~wrong & (now != true)).sum()))
+                repaired=int((wrong & (now == true)).sum()),
+                broken=int((~wrong & (now != true)).sum()))
