@@ -21,7 +21,7 @@ from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW, defaul
 from fastcore.basics import patch
 from PIL import Image, ImageOps
 
-from .files import regular_file
+from .pictures import eight_bits, open_picture
 
 # %% ../nbs/00d_loader.ipynb #870987f7
 def epoch_order(n:int,     # images
@@ -56,7 +56,7 @@ def as_bytes(values:np.ndarray # uint8, integers of 16 bits, or floats in [0, 1]
         return values
     low, high = values.min(), values.max()
     if values.dtype.kind in 'iu' and low >= 0 and 255 < high < 65536:
-        return (values//257).astype(np.uint8)
+        return (values/257).round().astype(np.uint8)
     if values.dtype.kind == 'f' and low >= 0 and high <= 1:
         return (values*255).round().astype(np.uint8)
     raise ValueError(f'pixels are {values.dtype} from {low} to {high}: '
@@ -67,15 +67,9 @@ def as_picture(item # file, PIL picture, or array or tensor (H, W), (H, W, C) or
               ):    # PIL picture
     "A picture of eight bits from what people have at hand; raises `ValueError` in one line"
     if isinstance(item, (str, Path)):
-        try:
-            with Image.open(regular_file(item, 'a picture')) as picture:
-                item = ImageOps.exif_transpose(picture)
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            if isinstance(error, FileNotFoundError):
-                raise
-            raise ValueError(f'{item} is not a readable picture ({error})') from None
-    if isinstance(item, Image.Image) and not item.mode.startswith(('I', 'F')):
-        return item
+        return open_picture(item)
+    if isinstance(item, Image.Image):
+        return eight_bits(ImageOps.exif_transpose(item), item)
     values = np.asarray(item.detach().cpu() if isinstance(item, torch.Tensor) else item)
     if values.ndim == 3 and values.shape[0] in (1, 3) and values.shape[2] not in (1, 3, 4):
         values = values.transpose(1, 2, 0)
