@@ -14,13 +14,9 @@ from typing import Literal, get_args, get_origin
 
 from fastcore.docments import docments
 
+from .text import one_line
+
 __all__ = ['parser', 'command', 'one_line', 'fail']
-
-
-def one_line(error) -> str:
-    "An error, or a text, as one line that a terminal shows as it is"
-    text = ' '.join(str(error).split())
-    return ''.join(sign if sign.isprintable() else '?' for sign in text)
 
 
 def fail(error, code: int = 1):

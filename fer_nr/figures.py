@@ -15,7 +15,8 @@ from scipy.special import rel_entr
 from torch import nn
 
 from .data import vote_entropy
-from .loss import FPDLS, PDLS, CrossEntropy, UniformSmoothing
+from .loss import FPDLS, PDLS, CrossEntropy, UniformSmoothing, minimiser
+from .resizer import resizer_figure
 from .text import figure_text
 
 __all__ = ['Picture', 'new_picture', 'legend_below', 'ORDERS', 'disagreement', 'find_faces',
@@ -275,50 +276,7 @@ def resizing_figure(
     return picture
 
 
-def resizer_figure(
-    x: torch.Tensor,  # (B, 1 or 3, H, W) faces in [0, 1], one row each
-    resizer: nn.Module,  # (B, 1 or 3, H, W) -> (B, 3, size, size), with the attribute `size`
-) -> Picture:
-    "Figure 3 of Hwang et al. (2022): bilinear interpolation, output, absolute difference"
-    out = resized(resizer, x)
-    base = F.interpolate(x.float().cpu(), out.shape[-2:], mode='bilinear').expand_as(out)
-    difference = (out - base).abs().mean(1).numpy()  # over channels
-    picture, axes = new_picture(5.4, 1.8 * len(x) + .2, rows=len(x), columns=3)
-    for row, bilinear, output, change in zip(axes, base, out, difference):
-        row[0].imshow(colour_picture(bilinear.clamp(0, 1)))
-        row[1].imshow(colour_picture(output.clamp(0, 1)))
-        row[2].imshow(change, cmap='gray', vmin=0, vmax=max(float(change.max()), 1e-6))
-        scale = dict(transform=row[2].transAxes, ha='right', color='white', fontsize=8)
-        row[2].text(.98, .02, f'white: {change.max():.2f}', **scale)
-    for panel in axes.flat:
-        panel.axis('off')
-    for panel, title in zip(axes[0], (f'bilinear, {resizer.size} px', 'resizer', '|difference|')):
-        panel.set_title(title, fontsize=9)
-    return picture
-
-
 # What does a loss ask for?
-
-def minimiser(
-    loss,  # as `FPDLS`
-    k: int,  # the label
-    n_classes: int,  # K
-) -> torch.Tensor:  # (K,) float64 probabilities
-    "The probabilities at which the loss of a face labelled `k` is least, by L-BFGS in float64"
-    logits = torch.zeros(1, n_classes, dtype=torch.float64, requires_grad=True)
-    label = torch.tensor([k])
-    optimiser = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-8, tolerance_change=0,
-                                  line_search_fn='strong_wolfe')
-
-    def closure():
-        optimiser.zero_grad()
-        value = loss(logits, label).sum()
-        value.backward()
-        return value
-
-    optimiser.step(closure)
-    return logits.detach().softmax(1)[0]
-
 
 def loss_lines(
     loss,  # one of `four_losses`

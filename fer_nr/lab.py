@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ONE_OR_MORE', 'RELIABILITY', 'PAIRED', 'DIFFERING', 'RUN_VIEWS', 'run_folders', 'run_logits', 'run_model', 'own_face',
-           'labelled', 'all_and', 'described', 'png_of', 'image_tag', 'alert_tag', 'Moved', 'Explorer', 'explore_faces',
-           'explore_resizer', 'resizer_controls', 'find_labelled', 'explore_loss', 'runs_html', 'split_at_hand',
-           'explore_runs', 'untrained_vit', 'shipped_file', 'explore_attention']
+           'with_label', 'all_and', 'described', 'png_of', 'image_tag', 'alert_tag', 'Moved', 'Explorer',
+           'explore_faces', 'explore_resizer', 'resizer_controls', 'find_labelled', 'explore_loss', 'runs_html',
+           'split_at_hand', 'explore_runs', 'untrained_vit', 'shipped_file', 'explore_attention']
 
 # %% ../nbs/10_lab.ipynb #c4fb3e41
 import base64
@@ -95,7 +95,7 @@ def own_face(
     return pixels.permute(0, 3, 1, 2).float()/255
 
 # %% ../nbs/10_lab.ipynb #d444fb21
-def labelled(
+def with_label(
     kind,  # a class of ipywidgets
     label: str,  # what stands beside the control
     **options,  # of the class
@@ -283,12 +283,12 @@ def explore_faces(
 
     first = 'as stored' if faces.train.votes is None else 'votes disagree'
     return Explorer(draw, dict(
-        split=labelled(W.Dropdown, 'split', options=list(faces.splits)),
-        emotion=labelled(W.Dropdown, 'label', options=all_and(faces.vocab)),
-        order=labelled(W.Dropdown, 'order', options=ORDERS, value=first),
-        model=labelled(W.Dropdown, 'model', options=[('none', ''), *zip(found, found)]),
-        name=labelled(W.Text, 'name contains', placeholder='part of a name, then Enter'),
-        page=labelled(W.IntSlider, 'page', min=1, max=2)))
+        split=with_label(W.Dropdown, 'split', options=list(faces.splits)),
+        emotion=with_label(W.Dropdown, 'label', options=all_and(faces.vocab)),
+        order=with_label(W.Dropdown, 'order', options=ORDERS, value=first),
+        model=with_label(W.Dropdown, 'model', options=[('none', ''), *zip(found, found)]),
+        name=with_label(W.Text, 'name contains', placeholder='part of a name, then Enter'),
+        page=with_label(W.IntSlider, 'page', min=1, max=2)))
 
 # %% ../nbs/10_lab.ipynb #647d1514
 def explore_resizer(
@@ -341,16 +341,16 @@ def resizer_controls(
     drawable = [emotion for emotion in faces.vocab if emotion in EXPRESSIONS] or list(EXPRESSIONS)
     first = 'surprise' if 'surprise' in drawable else drawable[0]
     return dict(
-        source=labelled(W.Dropdown, 'face', options=['drawn', 'data set', 'your own']),
-        split=labelled(W.Dropdown, 'split', options=list(faces.splits)),
-        emotion=labelled(W.Dropdown, 'label', options=drawable, value=first),
-        number=labelled(W.IntSlider, 'number', min=1, max=200),
-        upload=labelled(W.FileUpload, 'Choose a picture', accept='image/*', multiple=False),
-        res=labelled(W.IntSlider, 'source, px', value=48, min=12, max=128),
-        weights=labelled(W.Dropdown, 'weights', options=[('fresh', ''), *zip(found, found)]),
-        up=labelled(W.Dropdown, 'up-scaler', options=['sr', 'bilinear', 'bicubic', *networks]),
-        down=labelled(W.Dropdown, 'downscaler', options=['ltr', 'bilinear', 'bicubic', 'none']),
-        stretch=labelled(W.Checkbox, 'stretch contrast'))
+        source=with_label(W.Dropdown, 'face', options=['drawn', 'data set', 'your own']),
+        split=with_label(W.Dropdown, 'split', options=list(faces.splits)),
+        emotion=with_label(W.Dropdown, 'label', options=drawable, value=first),
+        number=with_label(W.IntSlider, 'number', min=1, max=200),
+        upload=with_label(W.FileUpload, 'Choose a picture', accept='image/*', multiple=False),
+        res=with_label(W.IntSlider, 'source, px', value=48, min=12, max=128),
+        weights=with_label(W.Dropdown, 'weights', options=[('fresh', ''), *zip(found, found)]),
+        up=with_label(W.Dropdown, 'up-scaler', options=['sr', 'bilinear', 'bicubic', *networks]),
+        down=with_label(W.Dropdown, 'downscaler', options=['ltr', 'bilinear', 'bicubic', 'none']),
+        stretch=with_label(W.Checkbox, 'stretch contrast'))
 
 def find_labelled(faces, split, emotion, order='as stored'):
     "`find_faces` in a split; raises `ValueError` where there are none"
@@ -370,9 +370,9 @@ def explore_loss(
         return loss_figure(prior, vocab, emotion, alpha, gamma)
 
     return Explorer(draw, dict(
-        emotion=labelled(W.Dropdown, 'label', options=vocab, value=vocab[-1]),
-        alpha=labelled(W.FloatSlider, 'α, label', value=.8, min=0, max=1, step=.05),
-        gamma=labelled(W.FloatSlider, 'γ, focus', value=2., min=0, max=5, step=.25)))
+        emotion=with_label(W.Dropdown, 'label', options=vocab, value=vocab[-1]),
+        alpha=with_label(W.FloatSlider, 'α, label', value=.8, min=0, max=1, step=.05),
+        gamma=with_label(W.FloatSlider, 'γ, focus', value=2., min=0, max=5, step=.25)))
 
 # %% ../nbs/10_lab.ipynb #9bb5fbea
 ONE_OR_MORE = {  # name of a view -> (records, evaluation set) -> figure
@@ -435,12 +435,12 @@ def explore_runs(
 
     ids = table.id.tolist()
     return Explorer(draw, dict(
-        chosen=labelled(W.SelectMultiple, 'runs', options=ids, value=ids[:2], rows=6),
-        view=labelled(W.Dropdown, 'view', options=RUN_VIEWS),
-        on=labelled(W.Dropdown, 'evaluated on', options=['test', 'valid']),
-        sort=labelled(W.Dropdown, 'sort table by', options=list(table), value='top1'),
-        up=labelled(W.Checkbox, 'smallest first'),
-        page=labelled(W.IntSlider, 'page', min=1, max=2)))
+        chosen=with_label(W.SelectMultiple, 'runs', options=ids, value=ids[:2], rows=6),
+        view=with_label(W.Dropdown, 'view', options=RUN_VIEWS),
+        on=with_label(W.Dropdown, 'evaluated on', options=['test', 'valid']),
+        sort=with_label(W.Dropdown, 'sort table by', options=list(table), value='top1'),
+        up=with_label(W.Checkbox, 'smallest first'),
+        page=with_label(W.IntSlider, 'page', min=1, max=2)))
 
 # %% ../nbs/10_lab.ipynb #aa483c23
 def untrained_vit(
@@ -480,8 +480,8 @@ def explore_attention(
         return attention_figure(load(model), face.images/255, faces.vocab, explorer.track, title)
 
     return Explorer(draw, dict(
-        model=labelled(W.Dropdown, 'model', options=list(loaders)),
-        split=labelled(W.Dropdown, 'split', options=list(faces.splits), value='test'),
-        emotion=labelled(W.Dropdown, 'label', options=all_and(faces.vocab)),
-        order=labelled(W.Dropdown, 'order', options=ORDERS[:3]),
-        number=labelled(W.IntSlider, 'face', min=1, max=2)))
+        model=with_label(W.Dropdown, 'model', options=list(loaders)),
+        split=with_label(W.Dropdown, 'split', options=list(faces.splits), value='test'),
+        emotion=with_label(W.Dropdown, 'label', options=all_and(faces.vocab)),
+        order=with_label(W.Dropdown, 'order', options=ORDERS[:3]),
+        number=with_label(W.IntSlider, 'face', min=1, max=2)))

@@ -9,13 +9,13 @@ __all__ = ['one_line', 'figure_text', 'html_text']
 
 def one_line(
     text,  # anything; its `str` counts
-    longest: int = 300,  # characters; what is longer ends in …
+    longest: int | None = None,  # characters; what is longer ends in …
 ) -> str:  # one line without control characters, fit for a terminal
-    "Text on one line: white space is a space, and what no font or terminal can print is �"
+    "Text on one line: white space is a space, and what no font or terminal can print is ?"
     line = ' '.join(str(text).split())
-    if len(line) > longest:
+    if longest and len(line) > longest:
         line = line[:longest - 1] + '…'
-    return ''.join(letter if letter.isprintable() else '�' for letter in line)
+    return ''.join(letter if letter.isprintable() else '?' for letter in line)
 
 
 def figure_text(

@@ -79,9 +79,10 @@ def test_every_name(site):
 
 
 def test_one_meaning():
-    "No two modules define the same name: a link from a backticked name knows only one"
-    names = [name.name for module in modules for name in public_names(module)]
-    assert not {name for name in names if names.count(name) > 1}
+    "No two notebooks export the same name: a link from a backticked name knows only one"
+    names = [name.name for module in notebook_of_modules()
+             for name in public_names(config.lib_path/f'{module}.py')]
+    assert not sorted({name for name in names if names.count(name) > 1})
 
 
 def test_sections(site):
