@@ -188,8 +188,8 @@ def reported(spec:RunSpec, runs:Path|str)->dict|None:
 def _operations(key, spec_json): # counted once for what costs the same
     try:
         return gflop(RunSpec(**json.loads(spec_json)))
-    except (ValueError, OSError):
-        return None # its images are not at hand
+    except (ValueError, OSError, RuntimeError):
+        return None # no images at hand, or a part that torch's meta device does not know
 
 def operations(spec:RunSpec)->float|None:
     "`gflop`, counted once, or None where it cannot be counted"
