@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COST', 'read_tables', 'specs_of', 'say', 'unpublished', 'is_taken', 'sweep', 'image_shape', 'cost_key', 'data_key',
            'gflop', 'Experience', 'experience', 'reported', 'operations', 'expected_speed', 'estimate', 'images_of',
-           'clock', 'plan', 'show_plan', 'starter', 'connect', 'check_workers', 'on_worker', 'ended', 'on_cluster',
-           'say_progress', 'fer_nr_sweep', 'fer_nr_tables']
+           'clock', 'plan', 'show_plan', 'starter', 'connect', 'check_workers', 'on_worker', 'ended', 'say_progress',
+           'on_cluster', 'fer_nr_sweep', 'fer_nr_tables']
 
 # %% ../nbs/06c_sweep.ipynb #170ab3d4
 import json, math, sys, time
@@ -188,8 +188,8 @@ def reported(spec:RunSpec, runs:Path|str)->dict|None:
 def _operations(key, spec_json): # counted once for what costs the same
     try:
         return gflop(RunSpec(**json.loads(spec_json)))
-    except (ValueError, OSError):
-        return None # its images are not at hand
+    except (ValueError, OSError, RuntimeError):
+        return None # no images at hand, or a part that torch's meta device does not know
 
 def operations(spec:RunSpec)->float|None:
     "`gflop`, counted once, or None where it cannot be counted"
@@ -335,7 +335,7 @@ def on_worker(spec:dict, runs, results, data_path, kwargs:dict)->str|None: # wha
     except (RuntimeError, ValueError, OSError) as error:
         return one_line(error)
 
-# %% ../nbs/06c_sweep.ipynb #0305395f
+# %% ../nbs/06c_sweep.ipynb #7c41e9aa
 def ended(future,       # of a run
           name:str,     # which one, in print
           spec:RunSpec, # the run
@@ -351,6 +351,15 @@ def ended(future,       # of a run
         record = read_record(Path(runs)/spec.id/'record.json')
         print(f'{name}: {outcome(record)}', file=sys.stderr, flush=True)
 
+def say_progress(busy, seen:dict, runs):
+    "What runs have reported since the last time"
+    for name,spec in busy:
+        report = reported(spec, runs)
+        if report and report!=seen.get(name):
+            seen[name] = report
+            print(f'{name}: {progress_line(report)}', file=sys.stderr, flush=True)
+
+# %% ../nbs/06c_sweep.ipynb #0305395f
 def on_cluster(specs:list[RunSpec],     # what to run, in this order
                scheduler:str,           # address of a dask scheduler, or its file
                runs:Path|str='runs',    # folder of runs, which all workers see
@@ -382,14 +391,6 @@ def on_cluster(specs:list[RunSpec],     # what to run, in this order
             for future in [future for future in busy if future.done()]:
                 ended(future, *busy.pop(future), runs)
     return {name:status(spec, runs, results) for name,spec in specs.items()}
-
-def say_progress(busy, seen:dict, runs):
-    "What runs have reported since the last time"
-    for name,spec in busy:
-        report = reported(spec, runs)
-        if report and report!=seen.get(name):
-            seen[name] = report
-            print(f'{name}: {progress_line(report)}', file=sys.stderr, flush=True)
 
 # %% ../nbs/06c_sweep.ipynb #1dbacb9b
 @command
