@@ -475,7 +475,8 @@ def explore_attention(
 
     def draw(explorer, model, split, emotion, order, number):
         where = find_labelled(faces, split, emotion, order)
-        face = faces.splits[split][where[explorer.limit('number', len(where)) - 1]]
+        number = explorer.limit('number', len(where))
+        face = faces.splits[split][where[number - 1:number]]
         title = f'label: {faces.vocab[face.labels[0]]}'
         return attention_figure(load(model), face.images/255, faces.vocab, explorer.track, title)
 
