@@ -14,5 +14,5 @@ from .tables import load_table
 __all__ = [
     'RunSpec', 'spec_from', 'file_hash', 'weight_file', 'load_faces', 'build_loss', 'build_model',
     'build_learner', 'environment', 'make_record', 'claim', 'is_running', 'read_record', 'status',
-    'progress', 'progress_line', 'find_notebook', 'run', 'records', 'load_table', 'paired', 'runs_of',
-    'table', 'read_params', 'summary', 'fer_nr_run', 'outcome', 'unpublished', 'sweep']
+    'progress', 'progress_line', 'find_notebook', 'run', 'records', 'load_table', 'paired',
+    'runs_of', 'table', 'read_params', 'summary', 'fer_nr_run', 'outcome', 'unpublished', 'sweep']

@@ -18,10 +18,10 @@ __all__ = ['Part', 'part', 'parts', 'find_part', 'unknown', 'near_names']
 @dataclass(frozen=True)
 class Part:
     "One registered part"
-    kind: str  # the field of a run that chooses it: 'data', 'loss', 'up', 'down', 'head', 'method', …
+    kind: str  # the field of a run that chooses it: 'data', 'loss', 'up', 'method', …
     name: str  # the value of that field
     build: Callable  # the class or function that makes it
-    uses: tuple[str, ...] = ()  # fields of a run that this part looks at and others of its kind may not
+    uses: tuple[str, ...] = ()  # fields that this part looks at and others of its kind may not
     facts: dict = field(default_factory=dict)  # anything else that a user of the kind wants to know
 
     @property
@@ -40,7 +40,7 @@ def same_definition(one, other) -> bool:
 
 
 def part(kind: str, name: str, uses: Iterable[str] = (), **facts) -> Callable:
-    "A decorator that registers a class or function under `name`; raises `ValueError` for a taken name"
+    "Registers the class or function below it as `name`; raises `ValueError` for a taken name"
     def register(build):
         known = _PARTS.setdefault(kind, {})
         other = known.get(name)
