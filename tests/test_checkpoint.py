@@ -1,4 +1,4 @@
-"A training that is killed, at any moment and during a write, ends at the same numbers as one that was not."
+"A training that is killed, at any moment, ends at the same numbers as one that was not."
 import json
 import os
 import resource
@@ -67,8 +67,8 @@ write_json(os.path.join(path, 'done.json'), dict(history=history))
 
 def train(path, moment='never', count=0):
     "Exit code of a training in its own process, killed at the `count`-th `moment`"
-    done = subprocess.run([sys.executable, '-c', SCRIPT, str(path), moment, str(count)], capture_output=True,
-                          text=True, env=os.environ | dict(OMP_NUM_THREADS='1'))
+    done = subprocess.run([sys.executable, '-c', SCRIPT, str(path), moment, str(count)],
+                          capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='1'))
     assert done.returncode in (0, -signal.SIGKILL), done.stderr[-2000:]
     return done.returncode
 

@@ -20,9 +20,9 @@ from fer_nr.resizer import NeuralResizer
 from fer_nr.training import fer_learner, get_recipe, load_learner
 
 matplotlib.use('agg')
-LOSSES = dict(ce=losses.CrossEntropy, pdls=losses.PDLS, fpdls=losses.FPDLS, compfpdls=losses.CompFPDLS,
-              focal=losses.FocalLoss, smoothing=losses.UniformSmoothing, votes=losses.SoftVoteCE,
-              torch=torch.nn.CrossEntropyLoss)
+LOSSES = dict(ce=losses.CrossEntropy, pdls=losses.PDLS, fpdls=losses.FPDLS,
+              compfpdls=losses.CompFPDLS, focal=losses.FocalLoss, smoothing=losses.UniformSmoothing,
+              votes=losses.SoftVoteCE, torch=torch.nn.CrossEntropyLoss)
 
 
 @pytest.fixture(scope='module')
@@ -33,7 +33,8 @@ def faces():
 def learner(faces, loss='ce', augment='none', **kwargs):
     torch.manual_seed(0)
     resizer = NeuralResizer(up='bilinear', down='none', in_chans=1, up_size=32, size=32)
-    model = fer_model('vit_tiny_patch16_224', resizer, head='linear', depth=1, augment=augmentation(augment))
+    model = fer_model('vit_tiny_patch16_224', resizer, head='linear', depth=1,
+                      augment=augmentation(augment))
     prior = [label_prior(faces.train)] if 'pdls' in loss else []
     target = 'votes' if loss == 'votes' else 'labels'
     dls = face_dls(faces, bs=16, target=target, device='cpu')
@@ -59,16 +60,14 @@ def titles():
     return found
 
 
-# --- what a learner gives -----------------------------------------------------------------------------
-
-
 def test_predictions_are_probabilities_in_order(learn, faces, logits):
     probabilities, targets, classes = learn.get_preds(with_decoded=True)
     torch.testing.assert_close(probabilities, logits.softmax(1))
     assert torch.equal(targets, faces.valid.labels) and torch.equal(classes, logits.argmax(1))
     loss, top1 = learn.validate()
     assert top1 == pytest.approx((classes == targets).float().mean().item())
-    assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits, targets).item(), rel=1e-5)
+    expected = torch.nn.functional.cross_entropy(logits, targets).item()
+    assert loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_predictions_of_the_training_set_are_in_its_order(learn, faces):
@@ -101,7 +100,8 @@ def test_results_are_named(learn, faces):
     learn.show_results(max_n=4, shuffle=False)
     shown = titles()
     logits = predict(learn.model, faces.valid[:4])
-    expected = [f'{FERPLUS[a]}\n{FERPLUS[b]}' for a, b in zip(faces.valid.labels[:4], logits.argmax(1))]
+    pairs = zip(faces.valid.labels[:4], logits.argmax(1))
+    expected = [f'{FERPLUS[label]}\n{FERPLUS[guess]}' for label, guess in pairs]
     assert shown == expected
     learn.dls.valid.show_batch(max_n=4)
     assert titles() == [FERPLUS[label] for label in faces.valid.labels[:4]]
@@ -125,10 +125,7 @@ def test_rate_finder(learn):
     weights = {name: value.clone() for name, value in learn.model.state_dict().items()}
     found = learn.lr_find(num_it=12, show_plot=False)
     assert 1e-7 <= found.valley <= 10
-    assert all(torch.equal(value, weights[name]) for name, value in learn.model.state_dict().items())
-
-
-# --- interpretation -----------------------------------------------------------------------------------
+    assert all(map(torch.equal, learn.model.state_dict().values(), weights.values()))
 
 
 @pytest.mark.parametrize('loss', ['fpdls', 'votes'])
@@ -166,9 +163,6 @@ def test_top_losses_are_pictures(faces, loss):
     assert titles()[0] == f'{guess}/{label} / {values[0]:.2f} / {chance:.2f}'
 
 
-# --- training -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize('mix', [MixUp, CutMix])
 @pytest.mark.parametrize('loss', LOSSES)
 def test_mixing_with_every_loss(faces, loss, mix):
@@ -198,7 +192,8 @@ def test_one_cycle_and_own_transforms(faces):
     from fastai.vision.augment import Brightness
     learn = learner(faces)
     learn.dls.add_tfms([Brightness(max_lighting=.9, p=1., draw=.95)], 'after_batch')
-    bright, plain = learn.dls.train.one_batch()[0], face_dls(faces, bs=16, device='cpu').train.one_batch()[0]
+    plain = face_dls(faces, bs=16, device='cpu').train.one_batch()[0]
+    bright = learn.dls.train.one_batch()[0]
     torch.testing.assert_close(torch.Tensor(bright), plain.logit(1e-7).add(2.9444).sigmoid(),
                                atol=1e-3, rtol=0)
     torch.testing.assert_close(torch.Tensor(learn.dls.valid.one_batch()[0]),
@@ -207,14 +202,12 @@ def test_one_cycle_and_own_transforms(faces):
         learn.fit_one_cycle(1, 1e-3)
 
 
-# --- export -------------------------------------------------------------------------------------------
-
-
 def test_export_and_load(learn, faces, logits, tmp_path):
     learn.path = tmp_path
     again = load_learner(learn.export())
     again.remove_cb(ProgressCallback)
-    torch.testing.assert_close(again.get_preds(dl=again.dls.test_dl(faces.valid))[0], logits.softmax(1))
+    found, _ = again.get_preds(dl=again.dls.test_dl(faces.valid))
+    torch.testing.assert_close(found, logits.softmax(1))
     assert list(again.dls.vocab) == list(FERPLUS)
     with pytest.raises(ValueError, match='ends in .safetensors'):
         learn.export('face.pkl')
@@ -228,5 +221,22 @@ def test_a_runs_best_model_is_a_learner(faces, tmp_path):
     again = load_learner(tmp_path/'best.safetensors')
     again.remove_cb(ProgressCallback)
     face = faces.test.images[0]
-    torch.testing.assert_close(again.predict(face)[2], predict(learn.model, face[None])[0].softmax(0))
+    expected = predict(learn.model, face[None])[0].softmax(0)
+    torch.testing.assert_close(again.predict(face)[2], expected)
     assert again.model.meta['spec'] == dict(arch='tiny') and again.model.meta['epoch'] == 1
+
+
+def test_loaders_of_fastais_own(tmp_path):
+    "Ordinary fastai loaders train too; saved after each epoch, for they cannot go on in the middle"
+    from fastai.vision.data import ImageDataLoaders
+    for name in ('a', 'b'):
+        (tmp_path/'faces'/name).mkdir(parents=True)
+        for i in range(10):
+            pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path/'faces'/name/f'{i}.png')
+    dls = ImageDataLoaders.from_folder(tmp_path/'faces', valid_pct=.5, bs=5, num_workers=0, device='cpu')
+    resizer = NeuralResizer(up='bilinear', down='none', up_size=32, size=32, in_size=32)
+    model = fer_model('vit_tiny_patch16_224', resizer, 2, head='linear', depth=1)
+    learn = fer_learner(dls, model, torch.nn.CrossEntropyLoss(), path=tmp_path/'run', seconds=0)
+    learn.fit_recipe(1)
+    assert learn.checkpoint.best['epoch'] == 1 and learn.checkpoint.best_file.exists()
