@@ -31,6 +31,9 @@ ARCHS = {'ViT': 'vit_small_patch16_224', 'DeiT': 'deit_small_patch16_224',
          'Swin-S': 'swin_small_patch4_window7_224.ms_in1k',
          'Swin-B': 'swin_base_patch4_window7_224', 'Swin-L': 'swin_large_patch4_window7_224'}
 
+SOURCES = ('pretrained', 'weights', 'checkpoint_path', 'pretrained_cfg', 'pretrained_cfg_overlay',
+           'cache_dir', 'augment') # say where weights come from: no part of what a file may ask for
+
 # %% ../nbs/03_backbone.ipynb #07cafdf6
 def check_arch(arch:str # timm's name of a backbone, with or without the tag of its weights
               ):
@@ -201,9 +204,6 @@ class FERModel(nn.Module):
         return self.head(self.features(x))
 
 # %% ../nbs/03_backbone.ipynb #f85b826d
-SOURCES = ('pretrained', 'weights', 'checkpoint_path', 'pretrained_cfg', 'pretrained_cfg_overlay',
-           'cache_dir', 'augment') # say where weights come from: no part of what a file may ask for
-
 def fer_model(arch:str, # a timm model, with or without the tag of its weights: ARCHS['Swin-S']
               resizer:nn.Module|None=None, # in front, to `resizer.size` px; None: bilinear
               n_classes:int=8, # K, 2 or more
@@ -218,7 +218,8 @@ def fer_model(arch:str, # a timm model, with or without the tag of its weights: 
     "A face-expression model; raises `ValueError`, `FileNotFoundError` or `ConnectionError`"
     check_arch(arch)
     make_head = find_part('head', head).build
-    if n_classes < 2: raise ValueError(f'n_classes={n_classes}: expected 2 or more')
+    if n_classes < 2:
+        raise ValueError(f'n_classes={n_classes}: expected 2 or more')
     if not 0 <= drop_path < 1:
         raise ValueError(f'drop_path={drop_path}: expected a share in [0, 1)')
     if pretrained and weights is not None:
@@ -228,7 +229,8 @@ def fer_model(arch:str, # a timm model, with or without the tag of its weights: 
     if img_size not in (None, size):
         raise ValueError(f'img_size={img_size}, but the resizer makes {size} px: '
                          f'build it with size={img_size}')
-    if size < 1: raise ValueError(f'img_size={size}: expected a number of pixels > 0')
+    if size < 1:
+        raise ValueError(f'img_size={size}: expected a number of pixels > 0')
     if drop_path: timm_args = dict(timm_args, drop_path_rate=drop_path)
     if pretrained: trunk = trunk_from_hub(arch, size, **timm_args)
     elif weights is not None: trunk = trunk_from_file(weights, arch, size, **timm_args)

@@ -54,7 +54,8 @@ def predict(model,           # an `nn.Module`: (B, C, H, W) floats in [0, 1] -> 
            )->torch.Tensor:  # (N, K) float32 on the CPU
     "Logits in evaluation mode, images in order; raises `ValueError` for images that do not fit"
     images = _check_images(faces)
-    if bs < 1: raise ValueError(f'predict: bs is {bs}: expected a number of images > 0')
+    if bs < 1:
+        raise ValueError(f'predict: bs is {bs}: expected a number of images > 0')
     if device is None:
         device = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), 'cpu')
     device = torch.device(device)
@@ -96,7 +97,8 @@ def _check_classes(classes, what, n=None, n_classes=None): # -> (N,) int64
     if n_classes and high >= n_classes:
         raise ValueError(f'{what} run from {low} to {high}: expected 0 to {n_classes-1}, '
                          f'as there are {n_classes} classes')
-    if low < 0: raise ValueError(f'{what} run from {low} to {high}: expected numbers >= 0')
+    if low < 0:
+        raise ValueError(f'{what} run from {low} to {high}: expected numbers >= 0')
     return classes.astype(np.int64)
 
 # %% ../nbs/05_evaluation.ipynb #e1070e1d

@@ -215,13 +215,14 @@ def texture(x:torch.Tensor, # (B, 1 or 3, S, S) in [0, 1]
     large = F.interpolate(codes, x.shape[-2:], mode='bilinear', align_corners=False)
     return large.expand(-1, 3, -1, -1)
 
-# %% ../nbs/07a_hybrids.ipynb #d9c31edb
+# %% ../nbs/07a_hybrids.ipynb #02f6d47e
 def squeeze_excite(channels:int, squeezed:int, out:int)->nn.Sequential:
     "1×1 convolutions with batch norm, a ReLU between them"
     return nn.Sequential(
         nn.Conv2d(channels, squeezed, 1), nn.BatchNorm2d(squeezed), nn.ReLU(inplace=True),
         nn.Conv2d(squeezed, out, 1), nn.BatchNorm2d(out))
 
+# %% ../nbs/07a_hybrids.ipynb #74e5a146
 class SelectiveFusion(nn.Module):
     "Attentional selective fusion of two maps (VTFF, Ma et al. 2021, section 3.2)"
     def __init__(self,
@@ -277,7 +278,7 @@ class TextureTransformer(nn.Module):
         tokens = torch.cat([self.class_token.expand(len(maps), -1, -1), tokens], 1) + self.positions
         return self.norm(self.blocks(tokens))[:, 0]
 
-# %% ../nbs/07a_hybrids.ipynb #4496d169
+# %% ../nbs/07a_hybrids.ipynb #a12ed327
 class VTFFTrunk(nn.Module):
     "Colour and texture through a ResNet each, fused, then a transformer"
     def __init__(self,
@@ -309,6 +310,7 @@ class VTFFTrunk(nn.Module):
             maps = self.fuse(maps, resnet_maps(self.texture, textures, self.stage))
         return self.transformer(maps)
 
+# %% ../nbs/07a_hybrids.ipynb #d843c800
 class VTFF(Comparator):
     "Visual transformers with feature fusion (Ma et al. 2021), 'LBP + CVT' in Table 4"
     def __init__(self,
@@ -373,7 +375,7 @@ def unpatchify(tokens:torch.Tensor, # (B, h*w, 3*p*p), each patch in the order r
     grid = tokens.unflatten(1, (side, side)).unflatten(3, (patch, patch, 3))
     return grid.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
-# %% ../nbs/07a_hybrids.ipynb #a38a4403
+# %% ../nbs/07a_hybrids.ipynb #c8590104
 class MaskedTrunk(nn.Module):
     "A transformer that masks the image for another one (MVT, Li et al. 2021)"
     def __init__(self,
@@ -402,7 +404,6 @@ class MaskedTrunk(nn.Module):
 
     def group_matcher(self, coarse:bool=False):
         "timm's grouping of layers: the mask's transformer counts like the one that it is a copy of"
-        groups = self.vit.group_matcher(coarse)
         return dict(stem=r'^(vit|masker)\.(cls_token|pos_embed|patch_embed)',
                     blocks=[(r'^(?:vit|masker)\.blocks\.(\d+)', None),
                             (r'^(?:vit|masker)\.norm|^to_pixels', (99999,))])
@@ -412,6 +413,7 @@ class MaskedTrunk(nn.Module):
         names = self.vit.no_weight_decay()
         return {f'{part}.{name}' for part in ('vit', 'masker') for name in names}
 
+# %% ../nbs/07a_hybrids.ipynb #ba97480a
 class MVT(Comparator):
     "Mask vision transformer (Li et al. 2021)"
     def __init__(self, plain:FERModel, n_classes:int=8, depth:int=6):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'PICTURES', 'VIDEOS', 'COLUMNS', 'as_rgb', 'as_bytes', 'from_array', 'read_picture', 'is_video',
-           'find_sources', 'opencv', 'read_video', 'decode_faces', 'suppress', 'FaceDetector', 'face_square',
-           'cut_face']
+           'find_sources', 'opencv', 'read_video', 'decode_faces', 'suppress', 'padded_copy', 'FaceDetector',
+           'face_square', 'cut_face']
 
 # %% ../nbs/08_photographs.ipynb #06fbb011
 import glob
@@ -203,6 +203,17 @@ def suppress(found:np.ndarray, # (F, 15), best first
             kept.append(i)
     return found[kept]
 
+# %% ../nbs/08_photographs.ipynb #ha1f0005
+def padded_copy(picture:Image.Image,      # RGB
+                width:int, height:int     # of the copy, px
+               )->np.ndarray:             # (H, W, 3) float32, sides are multiples of 32
+    "A resized copy as YuNet wants it: blue first, black at the right and lower edge"
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2)
+    padded = np.zeros((-(-height//32)*32, -(-width//32)*32, 3), np.float32)
+    padded[:height, :width] = np.asarray(picture)[:, :, ::-1]
+    return padded
+
 # %% ../nbs/08_photographs.ipynb #47e26a75
 class FaceDetector:
     "YuNet in onnxruntime: where the faces of a picture are"
@@ -225,11 +236,7 @@ class FaceDetector:
             )->np.ndarray: # (F, 15) in the picture's pixels, best first
         "One look at a copy of the picture"
         width, height = (max(1, round(factor*o)) for o in picture.size)
-        copy = picture
-        if factor != 1:
-            copy = picture.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2)
-        padded = np.zeros((-(-height//32)*32, -(-width//32)*32, 3), np.float32)
-        padded[:height, :width] = np.asarray(copy)[:, :, ::-1]  # YuNet wants BGR
+        padded = padded_copy(picture, width, height)
         outputs = self.session.run(None, {'input': padded.transpose(2, 0, 1)[None]})
         named = dict(zip(self.names, outputs))
         found = suppress(decode_faces(named, padded.shape[1::-1], self.score))

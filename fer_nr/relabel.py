@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['AuxiliaryLoss', 'Relabel', 'judge_labels']
 
-# %% ../nbs/07b_relabel.ipynb #8c812584
+# %% ../nbs/07b_relabel.ipynb #426d3e52
 import torch
 from fastai.callback.core import Callback
 from fastai.torch_core import num_distrib
+from fastcore.basics import patch
 
 from .comparators import certain_images, relabelled
 from .training import bare
@@ -40,7 +41,7 @@ class AuxiliaryLoss(Callback):
     def after_cancel_train(self):
         self.hook.remove()
 
-# %% ../nbs/07b_relabel.ipynb #97610daa
+# %% ../nbs/07b_relabel.ipynb #acc340ed
 class Relabel(Callback):
     """Changes training labels that the model contradicts (SCN, MVT), from a certain epoch on
 
@@ -76,13 +77,16 @@ class Relabel(Callback):
         labels = loader.targets[where]
         loader.targets[where] = relabelled(self.pred, labels, self.margin, may).to(labels)
 
-    def state_tensors(self)->dict:
-        "What a checkpoint must carry"
-        return dict(labels=self.dls.train.targets)
+# %% ../nbs/07b_relabel.ipynb #8c9e939a
+@patch
+def state_tensors(self:Relabel)->dict:
+    "What a checkpoint must carry"
+    return dict(labels=self.dls.train.targets)
 
-    def load_state_tensors(self, tensors:dict):
-        "Put the labels of a checkpoint back"
-        self.dls.train.targets.copy_(tensors['labels'])
+@patch
+def load_state_tensors(self:Relabel, tensors:dict):
+    "Put the labels of a checkpoint back"
+    self.dls.train.targets.copy_(tensors['labels'])
 
 # %% ../nbs/07b_relabel.ipynb #2515e68d
 def judge_labels(true:torch.Tensor,  # (N,) labels before any was made wrong
