@@ -49,11 +49,15 @@ def test_cell_options():
     assert myst.cell_options(no_option) == (no_option, [], '')
 
 
-class RunSpec:
+class FPDLS:
     pass
 
 
 class FiniteLoss:
+    pass
+
+
+class Moved(Exception):
     pass
 
 
@@ -63,15 +67,17 @@ class Stranger:
 
 def test_entry_knows_the_exported_definition():
     "A class made in a cell has no file; the exported one has comments and a line"
-    text = myst.Entry(RunSpec)._repr_markdown_()
-    assert re.search(r'class RunSpec\(\n +data:.*# \w', text) and '#LNone' not in text
+    text = myst.Entry(FPDLS)._repr_markdown_()
+    assert re.search(r'class FPDLS\(.*?alpha:float=0.8, *# \w', text, re.S) and '#LNone' not in text
     assert myst.exported(Stranger) is Stranger
 
 
-def test_entry_of_a_callback_shows_its_base():
-    "Not the twenty parameters of somebody else's `__init__`"
-    text = myst.Entry(FiniteLoss)._repr_markdown_()
-    assert re.search(r'```python\n(.*?)\n```', text, re.S)[1] == 'class FiniteLoss(Callback)'
+@pytest.mark.parametrize('cls, base', [(FiniteLoss, 'Callback'), (Moved, 'Exception')])
+def test_entry_of_a_class_without_init_shows_its_base(cls, base):
+    "Not the twenty parameters of somebody else's `__init__`; an exception has none to show"
+    text = myst.Entry(cls)._repr_markdown_()
+    shown = re.search(r'```python\n(.*?)\n```', text, re.S)[1]
+    assert shown == f'class {cls.__name__}({base})'
 
 
 @pytest.mark.parametrize('name, mute', [
@@ -179,7 +185,7 @@ def test_module_that_only_passes_names_on(tmp_path):
 def test_api_page():
     "A notebook's names lead to their entries, those of a plain module to their source"
     page = docs.api_page()
-    assert '| [`FPDLS`](#loss.fpdls) | F-PDLS:' in page
+    assert '| [`FPDLS`](#loss.fpdls) | ' in page
     assert re.search(r'\| `faces_figure` \| A page of faces.*figures\.py#L\d+', page)
     for line in config.d['console_scripts'].split():
         assert f"| [`{line.split('=')[0]}`](#" in page

@@ -72,7 +72,7 @@ class Entry(BasicMarkdownRenderer):
     def __init__(self, symbol, **kwargs):
         super().__init__(exported(symbol), **kwargs)
         self.fn = self.nm  # nbdev finds the line of a name without its module
-        if callable(self.sym):
+        if callable(self.sym) and not inherits_init(self.sym):
             self.complete()
 
     def complete(self):
