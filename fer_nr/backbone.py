@@ -245,10 +245,8 @@ def fer_model(arch:str, # a timm model, with or without the tag of its weights: 
     return model
 
 # %% ../nbs/03_backbone.ipynb #54b43019
-def scaled_groups(groups:list[dict], # with `params` and `lr_scale`
-                  model:nn.Module    # may have `lr_scale`: the name of a part -> factor
-                 )->list[dict]:      # the same parameters; a group is split where factors differ
-    "Groups with the factors on the learning rate that a method gives to parts of its model"
+def scaled_groups(groups:list[dict], model:nn.Module)->list[dict]:
+    "Groups with the factors that `model.lr_scale` (name of a part -> factor) gives to its parts"
     factors = {}
     for place, factor in getattr(model, 'lr_scale', {}).items():
         factors |= {id(p): factor for p in model.get_submodule(place).parameters()}
