@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COST', 'read_tables', 'specs_of', 'say', 'unpublished', 'is_taken', 'sweep', 'image_shape', 'cost_key', 'data_key',
-           'gflop', 'Experience', 'experience', 'reported', 'operations', 'expected_speed', 'estimate', 'images_of',
+           'gflop', 'KnownSpeeds', 'experience', 'reported', 'operations', 'expected_speed', 'estimate', 'images_of',
            'clock', 'plan', 'show_plan', 'starter', 'connect', 'check_workers', 'on_worker', 'ended', 'say_progress',
            'on_cluster', 'fer_nr_sweep', 'fer_nr_tables']
 
@@ -146,7 +146,7 @@ def gflop(spec:RunSpec,  # the run; a weight file's network counts like 'sr'
 
 # %% ../nbs/06c_sweep.ipynb #b17e5900
 @dataclass
-class Experience:
+class KnownSpeeds:
     "What earlier runs on a device tell about others"
     device: str # as `device_name` gives it
     speed: dict # `cost_key` -> images/s
@@ -157,7 +157,7 @@ def experience(recs:list[dict],         # records
                specs:list[RunSpec]=(),  # runs whose progress counts as well
                runs:Path|str='runs',    # their folder
                device:str|None=None     # None: this process's
-              )->Experience:
+              )->KnownSpeeds:
     "Speeds and numbers of images from records, and from what unfinished runs report"
     device = device or device_name('cuda' if torch.cuda.is_available() else 'cpu')
     found,examples,images = {},{},{}
@@ -176,7 +176,7 @@ def experience(recs:list[dict],         # records
             train = report['batches']*spec.bs//report['epochs']
             images.setdefault(data_key(spec), dict(train=train, test=0))
     speed = {key:median(speeds) for key,speeds in found.items()}
-    return Experience(device, speed, examples, images)
+    return KnownSpeeds(device, speed, examples, images)
 
 def reported(spec:RunSpec, runs:Path|str)->dict|None:
     "What a run reported last, if it says how far it is and how fast"
@@ -195,7 +195,7 @@ def operations(spec:RunSpec)->float|None:
     "`gflop`, counted once, or None where it cannot be counted"
     return _operations(cost_key(spec), json.dumps(asdict(replace(spec, seed=0)), sort_keys=True))
 
-def expected_speed(spec:RunSpec, known:Experience)->tuple: # images/s or None, whether it is rough
+def expected_speed(spec:RunSpec, known:KnownSpeeds)->tuple: # images/s or None, whether it is rough
     "That of runs alike, or scaled from the run with the most similar number of operations"
     key = cost_key(spec)
     if key in known.speed:
@@ -210,7 +210,7 @@ def expected_speed(spec:RunSpec, known:Experience)->tuple: # images/s or None, w
 
 # %% ../nbs/06c_sweep.ipynb #97d510d3
 def estimate(spec:RunSpec,        # the run
-             known:Experience,    # of `experience`
+             known:KnownSpeeds,    # of `experience`
              runs:Path|str='runs' # folder of runs: one that was cut off needs less
             )->tuple:             # seconds, whether they are rough; (None, True): nothing is known
     "How long a run will take to its end"
@@ -225,7 +225,7 @@ def estimate(spec:RunSpec,        # the run
     begin = 20 # seconds for a kernel, and to read the data
     return begin+(epochs*images['train']+evaluated/3)/speed, rough # evaluation costs a third
 
-def images_of(spec:RunSpec, known:Experience)->dict|None: # number of images of each set
+def images_of(spec:RunSpec, known:KnownSpeeds)->dict|None: # number of images of each set
     "Those of a run on the same images, else on all of the same data set"
     if data_key(spec) in known.images:
         return known.images[data_key(spec)]
@@ -244,7 +244,7 @@ def clock(seconds:float|None, rough:bool=False)->str: # h:mm:ss
     return f"{'~' if rough else ''}{minutes//60}:{minutes%60:02}:{seconds:02}"
 
 def plan(specs:list[RunSpec],       # as from `specs_of`
-         known:Experience,          # of `experience`
+         known:KnownSpeeds,          # of `experience`
          runs:Path|str='runs',      # folder of runs
          results:Path|str='results' # folder of published records
         )->pd.DataFrame:            # id, status, seconds (NaN: nothing known, or done), rough

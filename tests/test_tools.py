@@ -158,6 +158,7 @@ def test_tidy_table():
 TOY = '''
 __all__ = ['A', 'B']
 A = 1
+A = A + 1
 class B: 'Bs'
 @patch(as_prop=True)
 def size(self:B): 'How many'
@@ -173,7 +174,7 @@ from elsewhere import C
 def test_public_names(tmp_path):
     (tmp_path/'toy.py').write_text(TOY)
     found = docs.public_names(tmp_path/'toy.py')
-    assert found == [('A', '', '1', 2), ('B', 'Bs', None, 3), ('B.size', 'How many', None, 5)]
+    assert found == [('A', '', '1', 2), ('B', 'Bs', None, 4), ('B.size', 'How many', None, 6)]
 
 
 def test_module_that_only_passes_names_on(tmp_path):

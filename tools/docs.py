@@ -64,7 +64,10 @@ def public_names(module) -> list[Public]:
         if isinstance(node, ast.Assign):
             names = [getattr(target, 'id', None) for target in node.targets]
             value = ast.unparse(node.value)
-            found += [Public(name, '', value, node.lineno) for name in names if name in wanted]
+            known = [public.name for public in found]
+            for name in names:
+                if name in wanted and name not in known:
+                    found.append(Public(name, '', value, node.lineno))
         elif hasattr(node, 'name'):
             about = (ast.get_docstring(node) or '').partition('\n')[0]
             owner = patched_class(node)
