@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ONE_OR_MORE', 'RELIABILITY', 'PAIRED', 'DIFFERING', 'RUN_VIEWS', 'run_folders', 'run_logits', 'run_model', 'own_face',
-           'with_label', 'all_and', 'described', 'png_of', 'image_tag', 'alert_tag', 'Moved', 'Explorer',
+           'with_label', 'all_and', 'described', 'png_of', 'image_tag', 'alert_tag', 'Moved', 'Explorer', 'arranged',
            'explore_faces', 'explore_resizer', 'resizer_controls', 'find_labelled', 'explore_loss', 'runs_html',
            'split_at_hand', 'explore_runs', 'untrained_vit', 'shipped_file', 'explore_attention']
 
@@ -187,7 +187,9 @@ class Explorer(W.VBox):
                 self.drawing.release()
 
 # %% ../nbs/10_lab.ipynb #bafc5ea7
-def arranged(controls):
+def arranged(
+    controls: dict,  # argument of a drawing function -> control
+) -> W.VBox:
     "Lists on top, other controls below in as many columns as there is room for"
     lists = [control for control in controls.values() if isinstance(control, W.SelectMultiple)]
     others = [control for control in controls.values() if control not in lists]

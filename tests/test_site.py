@@ -4,6 +4,7 @@ from html import unescape
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from execnb.nbio import read_nb
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 
@@ -74,15 +75,21 @@ def test_every_name(site):
         for name in public_names(module):
             assert f'>{name.name}<' in api, f'{module.name}: {name.name} is not on the page'
             if module.stem in notebooks and name.value is None:
-                entry = re.sub(r'[_.]', '-', f'{module.stem}.{name.name}'.lower())
-                assert f'href="{module.stem}.html#{entry}"' in api, f'{name.name} has no entry'
+                page = page_name(notebooks[module.stem])
+                entry = re.sub(r'[_.]', '-', f'{page}.{name.name}'.lower())
+                assert f'href="{page}.html#{entry}"' in api, f'{module.stem}.{name.name}: no entry'
 
 
 def test_one_meaning():
-    "No two notebooks export the same name: a link from a backticked name knows only one"
-    names = [name.name for module in notebook_of_modules()
-             for name in public_names(config.lib_path/f'{module}.py')]
-    assert not sorted({name for name in names if names.count(name) > 1})
+    "No prose names what two notebooks export, or nbdev's link leads to one of them"
+    names = []
+    for module in notebook_of_modules():
+        names += [name.name for name in public_names(config.lib_path/f'{module}.py')]
+    twice = {name for name in names if names.count(name) > 1}
+    for notebook in nbglob(as_path=True):
+        prose = [cell.source for cell in read_nb(notebook).cells if cell.cell_type == 'markdown']
+        told = set(re.findall(r'`(\w+)`', '\n'.join(prose)))
+        assert not told & twice, f'{notebook.name}: write it with its module, fer_nr.module.name'
 
 
 def test_sections(site):

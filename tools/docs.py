@@ -101,10 +101,10 @@ def source_link(module: str, name: Public) -> str:
     return f'[source]({file}#L{name.line})'
 
 
-def entry_row(module: str, name: Public, has_entry: bool) -> str:
-    "A line of the table of names"
+def entry_row(module: str, name: Public, page: str) -> str:
+    "A line of the table of names; `page` is where its entry stands, '' if it has none"
     about = NbdevLookup().linkify(name.about.replace('|', r'\|')) or ''
-    shown = f'[`{name.name}`](#{module}.{name.name.lower()})' if has_entry else f'`{name.name}`'
+    shown = f'[`{name.name}`](#{page}.{name.name.lower()})' if page else f'`{name.name}`'
     return f'| {shown} | {about} | {source_link(module, name)} |'
 
 
@@ -128,7 +128,8 @@ def module_part(module: Path, notebook: Path | None) -> str:
         tree = ast.parse(module.read_text(encoding='utf-8'))
         about = (ast.get_docstring(tree) or '').partition('\n')[0]
     blocks = [f'## `{get_config().lib_name}.{module.stem}`', about]
-    rows = [entry_row(module.stem, name, bool(notebook)) for name in names if name.value is None]
+    page = page_name(notebook) if notebook else ''
+    rows = [entry_row(module.stem, name, page) for name in names if name.value is None]
     if rows:
         blocks.append('\n'.join(['| name | what it is | code |', '|---|---|---|', *rows]))
     blocks += [constant_line(module.stem, name) for name in names if name.value is not None]
@@ -142,7 +143,8 @@ def commands_part() -> str:
     scripts = re.findall(r'^\s*(\w+)=[\w.]+\.(\w+):(\w+)$', config.console_scripts, re.M)
     for command, module, function in scripts:
         module, name = find_definition(module, function)
-        lines.append(f'| [`{command}`](#{module}.{function}) | {name.about} |')
+        page = page_name(notebook_of_modules()[module])
+        lines.append(f'| [`{command}`](#{page}.{function}) | {name.about} |')
     return '\n'.join(lines)
 
 
@@ -239,6 +241,14 @@ def arrange(folder: Path):
         write_nb(notebook, folder/f'{page}.ipynb')
 
 
+def name_toggles(page: Path):
+    "What opens a chapter in the navigation is an arrow: a screen reader needs a word for it"
+    text = page.read_text(encoding='utf-8')
+    toggle = '<summary{}><span class="toctree-toggle"'
+    text = text.replace(toggle.format(''), toggle.format(' aria-label="Pages of this chapter"'))
+    page.write_text(text, encoding='utf-8')
+
+
 def build_site(dest: Path | None = None) -> Path:
     """Render all notebooks with Sphinx and MyST-NB into `dest` (None: `doc_path` of settings.ini)
 
@@ -257,6 +267,8 @@ def build_site(dest: Path | None = None) -> Path:
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
             raise RuntimeError(f'The site does not build:\n{result.stderr.strip()}')
+        for page in Path(temporary, 'html').rglob('*.html'):
+            name_toggles(page)
         shutil.rmtree(dest, ignore_errors=True)
         shutil.move(f'{temporary}/html', dest)
     return dest/'index.html'
