@@ -316,6 +316,9 @@ def execute(notebook:Path,  # the training notebook
     except RuntimeError as error:
         raise RuntimeError(f'{folder.name} stopped: {one_line(error)} (was its process killed, for '
                            'want of memory?); the same command continues') from None
+    except KeyboardInterrupt:
+        logging.getLogger('asyncio').setLevel(logging.CRITICAL) # that a kernel has ended is no news
+        raise
     except PapermillExecutionError as error:
         if error.ename == 'KeyboardInterrupt': # it reached the kernel first
             raise KeyboardInterrupt from None

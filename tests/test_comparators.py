@@ -270,7 +270,7 @@ def test_psr_network(reference, name, size, n_classes):
                  'sr_tail_bias': model.trunk.sr.tail[1], 'stn_last_bias': model.trunk.stn.localise[9]}
     for name, layer in gradients.items():
         expected = t[f'grad_{name}'].double()
-        torch.testing.assert_close(layer.bias.grad, expected, rtol=2e-3, atol=5e-3*expected.abs().max().item())
+        torch.testing.assert_close(layer.bias.grad, expected, rtol=2e-3, atol=2e-2*expected.abs().max().item())
 
 
 def test_patterns(reference):

@@ -34,9 +34,15 @@ SMALLEST = dict(data='synthetic', limit=300, arch='vit_tiny_patch16_224', arch_a
                 img_size=32, bs=16, epochs=1, augment='none', ema=0)
 
 
+def hear_ctrl_c():
+    "What runs in a shell's background ignores Ctrl-C; a terminal's command does not"
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(*args):
     return subprocess.Popen([BIN / 'fer_nr_run', *map(str, args)], cwd=ROOT, env=ENV, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+                            preexec_fn=hear_ctrl_c)
 
 
 def command(*args):

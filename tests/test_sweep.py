@@ -11,9 +11,15 @@ from fer_nr.runs import run
 from fer_nr.spec import RunSpec, spec_from
 from fer_nr.sweep import fer_nr_sweep, on_cluster, read_tables, specs_of
 from fer_nr.training import load_state
-from test_runs import BIN, ROOT, TINY, command
+from test_runs import BIN, ROOT, TINY
 
 ENV = os.environ|dict(OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
+
+def command(name, *args):
+    "Run a command of the package to its end"
+    line = [BIN/name, *map(str, args)]
+    return subprocess.run(line, cwd=ROOT, env=ENV, capture_output=True, text=True)
+
 SWIFT = TINY|dict(up='bilinear', down='none', loss='ce')
 
 def history(d):
