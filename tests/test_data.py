@@ -1141,13 +1141,13 @@ def test_no_python_per_image(faces, monkeypatch):
     "A batch is one indexing of the images"
     dl = face_dls(faces, bs=32, device='cpu').train
     calls = []
-    batch = type(dl)._batch
+    batch = type(dl).batch
 
     def counted(self, positions):
         calls.append(len(positions))
         return batch(self, positions)
 
-    monkeypatch.setattr(type(dl), '_batch', counted)
+    monkeypatch.setattr(type(dl), 'batch', counted)
     n = len(list(dl))
     assert calls == [32] * n and n == len(faces.train) // 32
 
