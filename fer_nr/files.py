@@ -192,11 +192,15 @@ def load_tensors(path: Path | str, key: str = 'meta') -> tuple[dict, dict | None
     "(tensors, meta) of a file; raises `ValueError` if a byte is not as `save_tensors` wrote it"
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-    meta, digest, text = _read_entry(path, key)
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f'{path} is no whole safetensors file: {error}') from None
+    while True:
+        before = regular_file(path, 'a .safetensors file').stat()
+        meta, digest, text = _read_entry(path, key)
+        try:
+            tensors = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f'{path} is no whole safetensors file: {error}') from None
+        if os.path.samestat(before, os.stat(path)):
+            break  # else it was replaced by a new one between the two looks
     if digest is not None and _digest(tensors, text) != digest:
         raise ValueError(f'{path} is damaged: its content is not what was written; make it again')
     return tensors, meta
