@@ -67,8 +67,9 @@ write_json(os.path.join(path, 'done.json'), dict(history=history))
 
 def train(path, moment='never', count=0):
     "Exit code of a training in its own process, killed at the `count`-th `moment`"
+    one_thread = os.environ | dict(OMP_NUM_THREADS='1')
     done = subprocess.run([sys.executable, '-c', SCRIPT, str(path), moment, str(count)],
-                          capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='1'))
+                          capture_output=True, text=True, env=one_thread)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr[-2000:]
     return done.returncode
 

@@ -234,7 +234,8 @@ def test_loaders_of_fastais_own(tmp_path):
         for i in range(10):
             pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path/'faces'/name/f'{i}.png')
-    dls = ImageDataLoaders.from_folder(tmp_path/'faces', valid_pct=.5, bs=5, num_workers=0, device='cpu')
+    dls = ImageDataLoaders.from_folder(tmp_path/'faces', valid_pct=.5, bs=5, num_workers=0,
+                                       device='cpu')
     resizer = NeuralResizer(up='bilinear', down='none', up_size=32, size=32, in_size=32)
     model = fer_model('vit_tiny_patch16_224', resizer, 2, head='linear', depth=1)
     learn = fer_learner(dls, model, torch.nn.CrossEntropyLoss(), path=tmp_path/'run', seconds=0)

@@ -37,7 +37,8 @@ def test_only_the_released_evaluation_is_random(faces):
 
 
 def equal(weights, others):
-    return weights.keys() == others.keys() and all(map(torch.equal, weights.values(), others.values()))
+    same = map(torch.equal, weights.values(), others.values())
+    return weights.keys() == others.keys() and all(same)
 
 
 class Stop(Callback):
