@@ -15,13 +15,6 @@ from test_runs import BIN, ROOT, TINY
 ENV = os.environ|dict(OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
 
 def command(name, *args):
-    "Run a command of the package to its end"
-    line = [BIN/name, *map(str, args)]
-    return subprocess.run(line, cwd=ROOT, env=ENV, capture_output=True, text=True)
-
-SWIFT = TINY|dict(up='bilinear', down='none', loss='ce')
-
-def command(name, *args):
     "A command that has ended"
     return subprocess.run([BIN/name, *args], cwd=ROOT, env=ENV, capture_output=True, text=True)
 
