@@ -14,6 +14,8 @@ from test_runs import BIN, ROOT, TINY
 
 ENV = os.environ|dict(OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
 
+SWIFT = TINY|dict(up='bilinear', down='none', loss='ce')
+
 def command(name, *args):
     "A command that has ended"
     return subprocess.run([BIN/name, *args], cwd=ROOT, env=ENV, capture_output=True, text=True)
