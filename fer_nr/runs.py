@@ -8,6 +8,7 @@ __all__ = ['data_folder', 'limit_faces', 'load_faces', 'build_prior', 'build_los
            'check_same_faces', 'find_notebook', 'kernel_in', 'execute', 'train', 'run', 'fer_nr_run']
 
 # %% ../nbs/06a_runs.ipynb #053358a9
+import logging
 import os
 import platform
 import resource
