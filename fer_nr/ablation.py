@@ -1,9 +1,6 @@
 """Every public name of the experiment layer, in the place where it has always been"""
-from .commands import fail as _fail
-from .evaluation import _digits
 from .locks import claim, is_running
 from .progress import progress, progress_line
-from .registry import unknown as _unknown
 from .results import outcome, paired, read_record, records, runs_of, summary, table
 from .runs import (build_learner, build_loss, build_model, environment, fer_nr_run, find_notebook,
                    load_faces, make_record, run, status)

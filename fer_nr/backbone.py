@@ -92,8 +92,6 @@ def misfit(own:dict,    # name -> tensor, of a model
         if names: found.append(f"{len(names)} {kind} ({', '.join(names[:3])}{rest})")
     return '; '.join(found)
 
-_misfit = misfit  # its name until it became public
-
 # %% ../nbs/03_backbone.ipynb #b0b4c16f
 def _classifier(arch, tensors):
     "The names in `tensors` of ImageNet's classifier, in timm's spelling or that of the release"

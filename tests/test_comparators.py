@@ -1,18 +1,15 @@
 "The methods of Table 4 against values of the code that their authors released (RAN, SCN, PSR) and of scikit-image's patterns."
 import json
-import os
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from fer_nr.backbone import fer_model
-from fer_nr.comparators import (RAN, SCN, VIEWS, CertaintyHead, RegionAttention, certain_images, crop_views,
+from fer_nr.comparators import (RAN, SCN, VIEWS, RegionAttention, certain_images, crop_views,
                                 rank_biased_loss, rank_regularisation, relabelled)
 from fer_nr.hybrids import EDSR, PSR, BranchLoss, local_binary_patterns
 from fer_nr.loss import SoftVoteCE
@@ -21,16 +18,13 @@ from fer_nr.resizer import STN, NeuralResizer
 EXACT = dict(rtol=1e-5, atol=2e-6)
 
 
-@pytest.fixture(scope='module')
-def reference():
+@pytest.fixture
+def reference(reference_folder):
     "name -> (tensors, numbers) of the reference values"
-    if not os.environ.get('FER_NR_REFERENCE'):
-        pytest.skip('FER_NR_REFERENCE is not set: a folder with reference values of RAN, SCN and PSR')
-    folder = Path(os.environ['FER_NR_REFERENCE'])
-
     def read(name):
-        numbers = folder/f'{name}.json'
-        return load_file(folder/f'{name}.safetensors'), json.loads(numbers.read_text()) if numbers.exists() else {}
+        numbers = reference_folder/f'{name}.json'
+        tensors = load_file(reference_folder/f'{name}.safetensors')
+        return tensors, json.loads(numbers.read_text()) if numbers.exists() else {}
     return read
 
 

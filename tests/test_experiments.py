@@ -2,7 +2,7 @@
 import json, os, re
 from pathlib import Path
 
-import papermill as pm, pytest, yaml
+import papermill as pm, pytest
 
 from fer_nr.results import records
 

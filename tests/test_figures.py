@@ -15,7 +15,7 @@ from fer_nr.figures import (ORDERS, Picture, disagreement, faces_figure, find_fa
                             resizing_views, ring_power, spectrum)
 from fer_nr.loss import label_prior
 from fer_nr.resizer import NeuralResizer
-from fer_nr.run_figures import (answers, confusion_figure, curves_figure, differing,
+from fer_nr.run_figures import (answers, confusion_figure, differing,
                                 differing_figure, pair_figure, recall_figure, reliability_figure,
                                 run_names, runs_table)
 from fer_nr.text import figure_text, html_text, one_line

@@ -1,7 +1,6 @@
 "Sweeps as their users meet them: a cluster whose worker is killed, Ctrl-C, two processes, the tables' files, ten thousand records."
-import json, os, signal, subprocess, sys, threading, time
+import json, os, signal, subprocess, threading, time
 from dataclasses import replace
-from pathlib import Path
 
 import psutil, pytest, yaml
 
