@@ -1,15 +1,70 @@
-"The order of the gate, and the real data where there is some."
+"The order of the gate, notebooks that run beside it, and the real data where there is some."
 import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from nbdev.config import get_config
 
 # notebooks first, the site and README last, everything else between
 GATE = {'test_notebooks.py': 0, 'test_site.py': 2, 'test_site_browser.py': 3}
 
 
+def running(item):
+    "The notebook that a test wants to be run; None for all other tests"
+    return item.callspec.params.get('running') if hasattr(item, 'callspec') else None
+
+
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: GATE.get(item.path.name, 1))
+    "What a notebook's run came to is looked at late: it has begun before the first test"
+    items.sort(key=lambda item: 1.5 if running(item) else GATE.get(item.path.name, 1))
+
+
+RUN = """
+import sys
+from pathlib import Path
+from nbdev.config import get_config
+from nbdev.test import test_nb
+config = get_config()
+skip = config.tst_flags.split()
+passed, _ = test_nb(Path(sys.argv[1]), skip_flags=skip, basepath=config.config_path)
+sys.exit(not passed)
+"""
+
+
+def run_notebook(notebook):
+    "A notebook in a process of its own, as a reader would run it"
+    environment = os.environ | dict(OMP_NUM_THREADS='1', MPLBACKEND='agg')
+    return subprocess.run([sys.executable, '-c', RUN, str(notebook.absolute())], text=True,
+                          capture_output=True, env=environment, cwd=get_config().config_path)
+
+
+RUNS = pytest.StashKey()
+
+
+def pytest_collection_finish(session):
+    "All notebooks that are wanted begin to run; one core is left to the other tests, if there are some"
+    wanted = [running(item) for item in session.items if running(item)]
+    if session.config.option.collectonly or not wanted:
+        return
+    others = len(wanted) < len(session.items)
+    pool = ThreadPoolExecutor(max(1, os.cpu_count() - others))
+    runs = {notebook: pool.submit(run_notebook, notebook) for notebook in wanted}
+    session.config.stash[RUNS] = pool, runs
+
+
+def pytest_sessionfinish(session):
+    pool, _ = session.config.stash.get(RUNS, (None, {}))
+    if pool:
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def runs(request):
+    "Notebook -> what its run will have come to"
+    return request.config.stash[RUNS][1]
 
 
 def folder_from(variable, what, *holds):

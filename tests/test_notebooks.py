@@ -1,10 +1,6 @@
 "The notebooks are clean, keep the house rules, match the package, and run."
 import ast
-import os
 import re
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from shutil import copytree, ignore_patterns
 
 import pytest
@@ -125,35 +121,7 @@ def test_version():
     assert f'__version__ = "{config.version}"' in text
 
 
-RUN = '''
-import sys
-from pathlib import Path
-from nbdev.config import get_config
-from nbdev.test import test_nb
-config = get_config()
-skip = config.tst_flags.split()
-passed, _ = test_nb(Path(sys.argv[1]), skip_flags=skip, basepath=config.config_path)
-sys.exit(not passed)
-'''
-
-
-@pytest.fixture(scope='module')
-def runs(request):
-    "All notebooks that were asked for, each in a process, as many at a time as there are cores"
-    items = [item for item in request.session.items if item.name.startswith('test_runs[')]
-    env = os.environ | dict(OMP_NUM_THREADS='1', MPLBACKEND='agg')
-
-    def run(notebook):
-        command = [sys.executable, '-c', RUN, str(notebook.absolute())]
-        here = config.config_path
-        return subprocess.run(command, capture_output=True, text=True, env=env, cwd=here)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        wanted = [item.callspec.params['notebook'] for item in items]
-        yield {notebook: pool.submit(run, notebook) for notebook in wanted}
-
-
-@pytest.mark.parametrize('notebook', story, ids=name_of)
-def test_runs(notebook, runs):
-    result = runs[notebook].result()
+@pytest.mark.parametrize('running', story, ids=name_of)
+def test_runs(running, runs):
+    result = runs[running].result()
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
