@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_image
 from torch.testing import assert_close
 
+from fer_nr import registry
 from fer_nr.augment import augmentation
 from fer_nr.conv import conv2d
-from fer_nr.registry import part
+from fer_nr.registry import part, parts
 from fer_nr.resizer import (ColourConv2d, FrozenUpscale, LearnedDownscale, Muller, NeuralResizer,
                             SRUpscale, resize, resizer_arguments)
 from fer_nr.superres import RFDN, read_weights
@@ -270,8 +271,10 @@ def test_no_arguments_for_somebody_elses_module():
         assert resizer_arguments(model) is None
 
 
-def test_a_part_of_ones_own():
+def test_a_part_of_ones_own(monkeypatch):
     "One decorated function is enough"
+    known = {kind: parts(kind) for kind in ('up', 'down')}
+    monkeypatch.setattr(registry, '_PARTS', known)  # the pool is gone after this test
     @part('down', 'test_pool')
     def pool(size):
         "Adaptive pooling"
