@@ -19,6 +19,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
+from . import face_trunks # registers two face networks with timm
 from .files import check_tensors, load_tensors, read_weights, save_tensors
 from .registry import find_part, near_names, part, parts
 from .resizer import FrozenUpscale, NeuralResizer, resizer_arguments

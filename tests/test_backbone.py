@@ -1,8 +1,10 @@
 "Whole backbones, weight files as they come from outside, and the faults that they may have"
+import importlib
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import timm
@@ -10,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.testing import assert_close
 
 from fer_nr.backbone import (ARCHS, fer_model, load_model, load_weights, misfit, param_groups,
                              save_weights)
@@ -519,3 +522,22 @@ def test_misfit_names_the_first_three_in_order():
     words = misfit(own, other)
     assert words.startswith('12 of another shape (b0.weight 3 for 2, b1.weight 3 for 2, b2')
     assert '12 of another type (b0.weight torch.int64 for torch.float32, b1' in words
+
+
+@pytest.mark.parametrize('arch,file,theirs', [
+    ('dlib_resnet29', 'dlib_face_resnet29.safetensors', 'DlibFace'),
+    ('faceres_mobilenetv1', 'faceres_mobilenetv1_vggface2.safetensors', 'FaceRes')])
+def test_face_networks_against_the_published_ones(arch, file, theirs, monkeypatch):
+    "Features of the published weights, against another implementation that lies beside them"
+    folder = Path(os.environ.get('FER_NR_WEIGHTS', 'nowhere'))
+    if not (folder/file).exists() or not (folder/'face_networks.py').exists():
+        pytest.skip(f'{file} and face_networks.py are not in FER_NR_WEIGHTS')
+    monkeypatch.syspath_prepend(str(folder))
+    other = getattr(importlib.import_module('face_networks'), theirs)().eval()
+    other.load_state_dict(load_file(folder/file))
+    ours = fer_model(arch, weights=folder/file, img_size=150).eval()
+    images = torch.rand(2, 3, 150, 150, generator=torch.Generator().manual_seed(0))
+    expected = other.forward_features(images).mean((2, 3))
+    assert_close(ours.features(images), expected, rtol=1e-4, atol=1e-5)
+    training = ours.train().features(images)  # the folded statistics are taken over, not lost
+    assert_close(training, expected, rtol=1e-2, atol=1e-2)
