@@ -22,7 +22,8 @@ import timm
 from fastcore.basics import patch
 
 # parts register themselves when their modules load
-from . import augment, backbone, comparators, datasets, hybrids, loss, methods, resizer
+from . import (augment, backbone, comparators, datasets, distil, hybrids, loss, methods,
+                    resizer)
 from . import splits, training
 from .files import replacing
 from .reading import Settings, help_of, read_value, read_yaml, setting, weight_folders
@@ -74,6 +75,9 @@ def check_parts(spec # a `RunSpec`
     if method.facts.get('needs_labels') and loss.facts.get('target') == 'votes':
         raise ValueError(f'method={method.name} changes labels, and loss={loss.name} looks at '
                          'votes: take another loss')
+    if method.facts.get('needs_votes') and loss.facts.get('target') != 'votes':
+        raise ValueError(f'method={method.name} needs votes, and loss={loss.name} looks at labels: '
+                         'take loss=votes')
 
 # %% ../nbs/06_spec.ipynb #d9bb731a
 @dataclass(frozen=True)

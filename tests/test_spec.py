@@ -182,3 +182,13 @@ def test_odd_input_is_one_line_or_a_spec():
             assert id_or_none(spec) or spec.weight_files()
         except ValueError as error:
             assert str(error).isprintable() and len(str(error)) < 600, repr(value)
+
+
+def test_methods_and_losses_that_do_not_go_together():
+    "Refused before anything is loaded, in one line that says what to take"
+    teachers = dict(method='distilled', method_args=dict(teachers=['teacher.safetensors']))
+    assert RunSpec(loss='votes', **teachers).id != RunSpec(loss='votes').id
+    with pytest.raises(ValueError, match='method=distilled needs votes.*take loss=votes'):
+        RunSpec(loss='ce', **teachers)
+    with pytest.raises(ValueError, match='method=scn changes labels.*take another loss'):
+        RunSpec(loss='votes', method='scn')
