@@ -13,6 +13,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 import torch
+from matplotlib.cbook import get_sample_data
 from nbdev.config import get_config
 from PIL import Image
 
@@ -64,8 +65,10 @@ def root(tmp_path_factory):
     Of the notebook, those cells that show controls, and what they need.
     """
     root = tmp_path_factory.mktemp('lab')
-    notebook = json.loads((config.nbs_path/'10_lab.ipynb').read_text('utf-8'))
-    shown = [cell for cell in notebook['cells'] if wanted_here(''.join(cell['source']))]
+    shown = []
+    for name in ('10_lab', '10a_photo'):
+        notebook = json.loads((config.nbs_path/f'{name}.ipynb').read_text('utf-8'))
+        shown += [cell for cell in notebook['cells'] if wanted_here(''.join(cell['source']))]
     text = json.dumps(notebook | dict(cells=shown))
     assert text.count('limit=2000') == 1
     (root/'nbs').mkdir()
@@ -81,7 +84,8 @@ def root(tmp_path_factory):
 
 def wanted_here(source):
     "Is it an import for, or one of, the cells that need a kernel?"
-    return '#| eval: false' in source or 'from fer_nr.lab import' in source
+    imports = 'from fer_nr.lab import', 'from fer_nr.photo_lab import'
+    return '#| eval: false' in source or any(line in source for line in imports)
 
 
 @pytest.fixture(scope='module')
@@ -135,7 +139,7 @@ def page(server):
         page.get_by_text('Python 3 (ipykernel) | Idle').wait_for()
         page.get_by_role('menuitem', name='Run', exact=True).click()
         page.locator('[data-command="runmenu:run-all"]').click()
-        page.locator('.jp-Notebook img.widget-image').nth(4).wait_for()
+        page.locator('.jp-Notebook img.widget-image').nth(5).wait_for()
         page.elsewhere = [address for address in page.requested if not address.startswith(own)]
         yield page
         browser.close()
@@ -182,10 +186,10 @@ def cell(page):
 
 
 def test_everything_ran(page):
-    "No cell failed, each of five explorers shows a picture, and nothing was asked of another host"
+    "No cell failed, each of six explorers shows a picture, and nothing was asked of another host"
     errors = page.locator('.jp-Notebook [data-mime-type="application/vnd.jupyter.stderr"]')
     assert errors.count() == 0
-    assert page.locator('.jp-Notebook img.widget-image').count() == 5
+    assert page.locator('.jp-Notebook img.widget-image').count() == 6
     assert page.get_by_role('alert').count() == 0
     assert not page.elsewhere
 
@@ -267,3 +271,16 @@ def test_attention(cell):
     attention.changes(attention.control('label').select_option, 'happiness')
     attention.changes(attention.slider('face').press, 'ArrowRight')
     attention.changes(attention.control('model').select_option, 'an untrained ViT')
+
+
+def test_photo(cell, tmp_path):
+    pytest.importorskip('cv2', reason='opencv: pip install -e .[recognize]')
+    photo = cell(5)
+    photo.changes(photo.control('where it looked').uncheck)
+    Image.new('RGB', (64, 64)).save(tmp_path/'black.png')
+    photo.upload(tmp_path/'black.png')
+    photo.error().filter(has_text='no face found in this picture').wait_for()
+    example = get_sample_data('grace_hopper.jpg', asfileobj=False)
+    photo.upload(example)
+    photo.error().wait_for(state='detached')
+    assert photo.picture.is_visible()
