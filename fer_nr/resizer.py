@@ -21,7 +21,7 @@ from .registry import part, parts, unknown
 from .superres import RFDN, read_network
 
 # %% ../nbs/01_resizer.ipynb #4fff2159
-_all_ = ['RFDN'] # from `fer_nr.superres`, public here as ever
+_all_ = ['RFDN'] # nbdev lists it with this module's own names: `from fer_nr.resizer import RFDN`
 
 # %% ../nbs/01_resizer.ipynb #881fd2ac
 def check_images(x:torch.Tensor,       # what came in
