@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['predict', 'encode_classes', 'decode_classes', 'wilson', 'confusion_matrix', 'plot_confusion', 'class_scores',
-           'bootstrap', 'reliability_bins', 'ece', 'accuracy', 'majority', 'mean_class_accuracy', 'macro_f1',
+           'bootstrap', 'reliability_bins', 'ece', 'accuracy', 'largest_share', 'mean_class_accuracy', 'macro_f1',
            'logits_ece', 'nll', 'brier', 'vote_kl', 'vote_js', 'measure', 'calibration', 'temperature', 'reliability',
            'evaluate', 'proportion', 'plot_recall', 'mcnemar', 'holm', 'p_text', 'authors_accuracy']
 
@@ -232,7 +232,7 @@ def accuracy(labels, predictions): # (N,), (N,)
     return (labels == predictions).mean()
 
 @part('metric', 'majority')
-def majority(labels): # (N,)
+def largest_share(labels): # (N,)
     "Share of the largest class: what a constant answer gets"
     return np.bincount(labels).max()/len(labels)
 
