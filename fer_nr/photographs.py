@@ -274,11 +274,9 @@ def cut_face(picture:Image.Image, # RGB
     if side <= 0 or (high <= 0).any() or (low >= picture.size).any():
         raise ValueError(f'face box {left:.0f}, {top:.0f}, {side:.0f} px lies outside of the '
                          f'{picture.width}×{picture.height} picture')
-    inside = (*np.maximum(low, 0), *np.minimum(high, picture.size))
-    pixels = np.asarray(picture.crop(inside))
-    before = np.maximum(-low, 0)
-    after = np.maximum(high - picture.size, 0)
-    beyond = ((before[1], after[1]), (before[0], after[0]), (0, 0))
-    region = Image.fromarray(np.pad(pixels, beyond, 'edge') if any(map(any, beyond)) else pixels)
+    start, end = np.maximum(low, 0), np.minimum(high, picture.size)
+    pixels = np.asarray(picture.crop((*start, *end)))
+    x, y = (np.arange(low[i], high[i]).clip(start[i], end[i] - 1) - start[i] for i in (0, 1))
+    region = Image.fromarray(pixels[y[:, None], x])  # beyond the border its nearest pixel
     box = (left - low[0], top - low[1], left + side - low[0], top + side - low[1])
     return np.asarray(region.resize((size, size), Image.Resampling.BILINEAR, box, reducing_gap=4))
