@@ -21,7 +21,7 @@ from torch import nn
 
 from . import face_trunks # registers two face networks with timm
 from .files import check_tensors, load_tensors, read_weights, save_tensors
-from .registry import find_part, near_names, part, parts
+from .registry import find_part, near_names, part, parts, unknown
 from .resizer import FrozenUpscale, NeuralResizer, resizer_arguments
 from .superres import network_of
 
@@ -38,16 +38,16 @@ SOURCES = ('pretrained', 'weights', 'checkpoint_path', 'pretrained_cfg', 'pretra
 # %% ../nbs/03_backbone.ipynb #07cafdf6
 def check_arch(arch:str # timm's name of a backbone, with or without the tag of its weights
               ):
-    "Raises `ValueError` with near names for a backbone, or weights of it, that timm does not know"
+    "Raises `ValueError` with near names for a backbone, or weights of it, that timm does not have"
     name, _, tag = arch.partition('.')
     if not timm.is_model(name):
         near = ', '.join(near_names(name, timm.list_models())) or 'none'
-        raise ValueError(f'timm {timm.__version__} has no model {name!r}; near matches: {near}. '
-                         'timm.list_models("*swin*") lists by pattern')
-    tags = [known.partition('.')[2] for known in timm.list_models(f'{name}.*', pretrained=True)]
+        version = timm.__version__
+        raise ValueError(f'arch {arch!r} is unknown to timm {version}: near names are {near}')
+    models = timm.list_models(f'{name}.*', pretrained=True)
+    tags = [model.partition('.')[2] for model in models]
     if tag and tag not in tags:
-        expected = ', '.join(tags) or 'none'
-        raise ValueError(f'{name} has no weights tagged {tag!r}: expected one of {expected}')
+        raise ValueError(unknown(f'weights of {name}', tag, tags))
 
 # %% ../nbs/03_backbone.ipynb #7ea07aa3
 def build_trunk(arch:str,   # timm's name

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['predict', 'encode_classes', 'decode_classes', 'wilson', 'confusion_matrix', 'plot_confusion', 'class_scores',
-           'bootstrap', 'reliability_bins', 'ece', 'accuracy', 'majority', 'mean_class_accuracy', 'macro_f1',
+           'bootstrap', 'reliability_bins', 'ece', 'accuracy', 'largest_share', 'mean_class_accuracy', 'macro_f1',
            'logits_ece', 'nll', 'brier', 'vote_kl', 'vote_js', 'measure', 'calibration', 'temperature', 'reliability',
            'evaluate', 'proportion', 'plot_recall', 'mcnemar', 'holm', 'p_text', 'authors_accuracy']
 
@@ -16,6 +16,7 @@ from scipy.special import entr, log_softmax, rel_entr
 from scipy.stats import binomtest
 
 from .registry import find_part, part, parts
+from .text import figure_text
 
 # %% ../nbs/05_evaluation.ipynb #6dc31e92
 def _check_images(faces): # a `FaceSet`, or images -> (N, C, H, W)
@@ -232,7 +233,7 @@ def accuracy(labels, predictions): # (N,), (N,)
     return (labels == predictions).mean()
 
 @part('metric', 'majority')
-def majority(labels): # (N,)
+def largest_share(labels): # (N,)
     "Share of the largest class: what a constant answer gets"
     return np.bincount(labels).max()/len(labels)
 
@@ -415,22 +416,23 @@ def proportion(k:int, # right ones
 
 # %% ../nbs/05_evaluation.ipynb #5d57ac87
 def plot_recall(recalls, # name of a model -> the `recall` that `evaluate` gives for it
-                ax=None, # matplotlib axes, or None for new ones
+                ax=None, # matplotlib axes; None: new ones, with a legend for more than one model
                ):        # the axes
     "Recall of each class that occurs with its interval and number of images, model beside model"
     import matplotlib.pyplot as plt
-    ax = ax or plt.subplots(figsize=(6.5, 2.6), layout='constrained')[1]
+    import pandas as pd
+    new = ax is None
+    if new: ax = plt.subplots(figsize=(6.5, 2.6), layout='constrained')[1]
     for number, (model, recall) in enumerate(recalls.items()):
-        classes = {name: score for name, score in recall.items() if score['n']}
-        value, low, high = (np.array([score[key] for score in classes.values()])
-                            for key in ('value', 'low', 'high'))
-        place = np.arange(len(classes)) + (number-(len(recalls)-1)/2)*.7/len(recalls)
-        errors = [(value-low).clip(0), (high-value).clip(0)]
-        ax.errorbar(place, value, errors, fmt='o', ms=4, capsize=3, label=model)
-    ticks = [f"{name}\n{score['n']:,}" for name, score in classes.items()]
-    ax.set_xticks(range(len(classes)), ticks, fontsize=7)
+        scores = pd.DataFrame(recall).T.query('n > 0').astype(float)  # a row for each class
+        errors = [scores.value-scores.low, scores.high-scores.value]
+        place = np.arange(len(scores)) + (number-(len(recalls)-1)/2)*.7/len(recalls)
+        ax.errorbar(place, scores.value, np.clip(errors, 0, None), fmt='o', ms=4, capsize=3,
+                    label=figure_text(model, 70))
+    ticks = [f'{figure_text(name, 20)}\n{int(images):,}' for name, images in scores.n.items()]
+    ax.set_xticks(range(len(scores)), ticks, fontsize=7)
     ax.set(ylabel='recall', ylim=(-.02, 1.02))
-    if len(recalls) > 1: ax.legend(fontsize=7)
+    if new and len(recalls) > 1: ax.legend(fontsize=7)
     return ax
 
 # %% ../nbs/05_evaluation.ipynb #06d39993

@@ -16,7 +16,7 @@ from torch import nn
 
 from .data import vote_entropy
 from .loss import FPDLS, PDLS, CrossEntropy, UniformSmoothing, minimiser
-from .resizer import resizer_figure
+from .resizer import resized, resizer_figure
 from .text import figure_text
 
 __all__ = ['Picture', 'new_picture', 'legend_below', 'ORDERS', 'disagreement', 'find_faces',
@@ -131,6 +131,18 @@ def draw_face(axes, image, vocab, title: str, color: str, x: float, y: float):
         axes.text(x + 1.57, middle, figure_text(name, 14), ha='right', va='center', fontsize=5)
 
 
+def page_slice(
+    n: int,  # things in all
+    page: int,  # from 1
+    per_page: int,
+) -> slice:
+    "Which of `n` things stand on a page; raises `ValueError` for a page that does not exist"
+    pages = max(1, math.ceil(n / per_page))
+    if not 1 <= page <= pages:
+        raise ValueError(f'page {page}: expected 1 to {pages}')
+    return slice((page - 1) * per_page, page * per_page)
+
+
 def faces_figure(
     faces,  # a `FaceSet`
     where=None,  # (M,) positions, as from `find_faces`; None: all
@@ -144,10 +156,7 @@ def faces_figure(
     Raises `ValueError` for a page that does not exist.
     """
     where = torch.arange(len(faces)) if where is None else torch.as_tensor(where)
-    pages = max(1, math.ceil(len(where) / per_page))
-    if not 1 <= page <= pages:
-        raise ValueError(f'page {page}: expected 1 to {pages}')
-    here = slice((page - 1) * per_page, page * per_page)
+    here = page_slice(len(where), page, per_page)
     shown = faces[where[here]]
     probs = None if logits is None else torch.as_tensor(logits)[where[here]].softmax(1)
     rows = max(1, math.ceil(len(shown) / FACES_A_ROW))
@@ -165,6 +174,7 @@ def faces_figure(
         draw_bars(axes, probs, .35, 'C0')
     axes.set(xlim=(-.02, 8.7), ylim=(rows * CELL_HEIGHT - .2, -.22))
     axes.axis('off')
+    pages = max(1, math.ceil(len(where) / per_page))
     count = f'{len(where):,} of {len(faces):,} faces, page {page} of {pages}'
     picture.suptitle(count, fontsize=8, x=.003, ha='left', y=.995, va='top')
     return picture
@@ -196,17 +206,6 @@ def spectrum(
     "`ring_power` of the grey image, in dB"
     grey = torch.as_tensor(image).double().mean(0)
     return 10 * np.log10(ring_power(grey) + 1e-12)
-
-
-def resized(resizer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    "What a resizer in evaluation mode makes of `x`, on the CPU; its mode stays as it was"
-    training = resizer.training
-    parameter = next(resizer.parameters(), x)
-    with torch.no_grad():
-        try:
-            return resizer.eval()(x.to(parameter.device)).float().cpu()
-        finally:
-            resizer.train(training)
 
 
 def resizing_views(

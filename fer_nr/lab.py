@@ -265,20 +265,20 @@ def explore_faces(
     per_page: int = 20,  # faces on a page
 ) -> Explorer:
     "Browse a data set by split, label, vote entropy, disagreement with a model, and name"
-    found, known = run_folders(runs, faces), {}
+    found = run_folders(runs, faces)
 
+    @lru_cache(None)
     def logits(explorer, run, split):
         "As they lie in the run's folder, or computed once"
-        if run and (run, split) not in known:
-            known[run, split] = run_logits(found[run]).get(split)
-        if run and known[run, split] is None:
-            model = run_model(found[run], faces)
-            batches = explorer.track(faces.splits[split].images.split(64))
-            known[run, split] = torch.cat([predict(model, batch) for batch in batches])
-        return known.get((run, split))
+        kept = run_logits(found[run]).get(split)
+        if kept is not None:
+            return kept
+        model = run_model(found[run], faces)
+        batches = explorer.track(faces.splits[split].images.split(64))
+        return torch.cat([predict(model, batch) for batch in batches])
 
     def draw(explorer, split, emotion, order, model, name, page):
-        shown, answers = faces.splits[split], logits(explorer, model, split)
+        shown, answers = faces.splits[split], logits(explorer, model, split) if model else None
         where = find_faces(shown, emotion, order, name.strip(), answers)
         page = explorer.limit('page', math.ceil(len(where)/per_page))
         return faces_figure(shown, where, page, per_page, answers)

@@ -118,7 +118,7 @@ class FaceDL(TfmdDL):
                  target='labels', # 'labels', 'votes', or 'none' (a batch is `(x,)`)
                  device=None,     # None: fastai's default
                  seed=0,          # of the order
-                 resident=None,   # images on the device? None: if they take less than half of it
+                 resident=None,   # images on the device? None: if under half of its free memory
                  **kwargs):       # what else fastai passes to `new`
         if target not in ('labels', 'votes', 'none'):
             raise ValueError(f"target={target!r}, expected 'labels', 'votes' or 'none'")
@@ -259,7 +259,7 @@ def face_dls(faces,           # `Faces`
              device=None,     # None: fastai's default
              seed=0,          # of the training order
              eval_bs=256,     # images an evaluation batch
-             resident=None,   # images on the device? None: if there is room
+             resident=None,   # images on the device? None: if under half of its free memory
             )->DataLoaders:   # `.train`, `.valid` (empty if `faces.valid` is None), `.vocab`, `.c`
     "fastai loaders of train (shuffled, full batches) and valid (in order, complete)"
     valid = faces.train[:0] if faces.valid is None else faces.valid

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check_images', 'ColourConv2d', 'SRBlock', 'SRUpscale', 'FrozenUpscale', 'STN', 'resize', 'Interpolate', 'ResBlock',
            'LearnedDownscale', 'Muller', 'ltr0_down', 'bilinear_down', 'bicubic_down', 'no_down', 'sr_up', 'conv_up',
-           'bilinear_up', 'bicubic_up', 'images_up', 'build_part', 'NeuralResizer', 'resizer_arguments',
+           'bilinear_up', 'bicubic_up', 'images_up', 'build_part', 'NeuralResizer', 'resizer_arguments', 'resized',
            'resizer_figure', 'RFDN']
 
 # %% ../nbs/01_resizer.ipynb #74fb56ef
@@ -21,7 +21,7 @@ from .registry import part, parts, unknown
 from .superres import RFDN, read_network
 
 # %% ../nbs/01_resizer.ipynb #4fff2159
-_all_ = ['RFDN'] # from `fer_nr.superres`, public here as ever
+_all_ = ['RFDN'] # nbdev lists it with this module's own names: `from fer_nr.resizer import RFDN`
 
 # %% ../nbs/01_resizer.ipynb #881fd2ac
 def check_images(x:torch.Tensor,       # what came in
@@ -384,30 +384,36 @@ def resizer_arguments(resizer:nn.Module
     return arguments
 
 # %% ../nbs/01_resizer.ipynb #9bc23f77
+def resized(resizer:nn.Module, # (B, 1 or 3, H, W) -> (B, 3, size, size)
+            x:torch.Tensor     # (B, 1 or 3, H, W) faces in [0, 1], on any device
+           )->torch.Tensor:    # (B, 3, size, size) float32 on the CPU
+    "What a resizer in evaluation mode makes of `x`; its own mode stays as it was"
+    training,place = resizer.training,next(resizer.parameters(), x)
+    try:
+        with torch.no_grad():
+            return resizer.eval()(x.to(place.device)).float().cpu()
+    finally:
+        resizer.train(training)
+
 def resizer_figure(x:torch.Tensor,    # (B, 1 or 3, H, W) faces in [0, 1], one row each
                    resizer:nn.Module, # (B, 1 or 3, H, W) -> (B, 3, size, size), with `size`
                   ): # matplotlib figure
     "Figure 3 of Hwang et al. (2022): bilinear image, the resizer's, and their absolute difference"
     import matplotlib.pyplot as plt
-    training,device = resizer.training,next(resizer.parameters(), x).device
-    try:
-        with torch.no_grad():
-            output = resizer.eval()(x.to(device)).float().cpu()           # (B, 3, size, size)
-    finally:
-        resizer.train(training)
+    output = resized(resizer, x)                           # (B, 3, size, size)
     bilinear = resize(x.float().cpu(), resizer.size).expand_as(output)
-    difference = (output-bilinear).abs().mean(1)                          # (B, size, size)
+    difference = (output-bilinear).abs().mean(1)           # (B, size, size)
     size = (5.4, 1.8*len(x)+.2)
     fig,axs = plt.subplots(len(x), 3, figsize=size, squeeze=False, layout='constrained')
     titles = [f'bilinear, {resizer.size} px', 'resizer', '|difference|']
     for ax,title in zip(axs[0], titles):
         ax.set_title(title, fontsize=9)
-    for i,row in enumerate(axs):
-        white = max(difference[i].max().item(), 1e-6)
-        row[0].imshow(bilinear[i].clamp(0, 1).permute(1,2,0))
-        row[1].imshow(output[i].clamp(0, 1).permute(1,2,0))
-        row[2].imshow(difference[i], cmap='gray', vmin=0, vmax=white)
-        row[2].text(.98, .02, f'white: {difference[i].max():.2f}', transform=row[2].transAxes,
+    for row,*images,change in zip(axs, bilinear, output, difference):
+        for ax,image in zip(row, images):
+            ax.imshow(image.clamp(0, 1).permute(1,2,0))
+        white = change.max().item()
+        row[2].imshow(change, cmap='gray', vmin=0, vmax=max(white, 1e-6))
+        row[2].text(.98, .02, f'white: {white:.2f}', transform=row[2].transAxes,
                     ha='right', color='white', fontsize=8)
         for ax in row:
             ax.axis('off')

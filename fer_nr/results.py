@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'FORMATS', 'is_positive', 'check_fields', 'answers_of', 'check_answers', 'spec_of', 'Record', 'read_record',
-           'records', 'as_record', 'summary', 'outcome', 'paired', 'row_key', 'runs_of', 'accuracy', 'difference',
+           'records', 'as_record', 'summary', 'outcome', 'paired', 'row_key', 'runs_of', 'mean_accuracy', 'difference',
            'table', 'signed', 'verdict', 'waits_for', 'printed_row', 'printed_table', 'budget_of', 'differences',
            'span', 'duration', 'hardware', 'remarks', 'as_text', 'as_markdown', 'as_html', 'print_table']
 
@@ -245,9 +245,9 @@ def runs_of(definition:dict, # as from `load_table`
     return rows
 
 # %% ../nbs/06b_results.ipynb #5d0d744b
-def accuracy(runs:dict,    # seed -> record
-             on:str='test' # evaluation set
-            )->dict:       # ours, std (over seeds), low, high in %; seeds; n
+def mean_accuracy(runs:dict,    # seed -> record
+                  on:str='test' # evaluation set
+                 )->dict:       # ours, std (over seeds), low, high in %; seeds; n
     "Mean accuracy of some runs, with Wilson's interval"
     if not runs:
         return dict(ours=math.nan, std=math.nan, seeds=0, n=math.nan, low=math.nan, high=math.nan)
@@ -284,7 +284,7 @@ def table(definition:dict,           # as from `load_table`
     for row in definition['rows']:
         mine,base = runs[row['name']],runs.get(row.get('baseline'), {})
         named = dict(row=row['name'], paper=row.get('paper', math.nan))
-        rows.append(named|accuracy(mine, on)|difference(mine, base, on))
+        rows.append(named|mean_accuracy(mine, on)|difference(mine, base, on))
     found = pd.DataFrame(rows).set_index('row')
     compared = found.p.notna()
     if compared.any():

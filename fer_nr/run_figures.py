@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .evaluation import decode_classes, mcnemar, plot_confusion, reliability
-from .figures import Picture, faces_figure, legend_below, new_picture
+from .evaluation import decode_classes, mcnemar, plot_confusion, plot_recall, reliability
+from .figures import Picture, faces_figure, legend_below, new_picture, page_slice
 from .text import figure_text, one_line
 
 __all__ = ['runs_table', 'run_names', 'answers', 'curves_figure', 'confusion_figure',
@@ -152,19 +152,10 @@ def recall_figure(
 ) -> Picture:
     "Recall of each class with its 95 % Wilson interval, and how many images that is of"
     picture, ((axes,),) = new_picture(7, 3)
-    metrics = [metrics_on(record, on) for record in recs]
-    for i, (measured, name) in enumerate(zip(metrics, drawn_names(recs))):
-        recall = pd.DataFrame(measured['recall']).T.query('n > 0')  # a row for each class
-        percent = 100 * recall[['value', 'low', 'high']].astype(float)
-        errors = [percent.value - percent.low, percent.high - percent.value]
-        x = np.arange(len(recall)) + (i - (len(recs) - 1) / 2) * .7 / len(recs)
-        axes.errorbar(x, percent.value, errors, fmt='o', ms=4, capsize=2, color=f'C{i}', label=name)
-        labels = [f'{figure_text(label, 20)}\nn={int(n):,}' for label, n in recall.n.items()]
-        axes.set_xticks(range(len(recall)), labels, fontsize=7)
-    axes.set_ylim(-2, 102)
-    axes.set_title(f'recall, %, on {on}', fontsize=9)
+    named = zip(run_names(recs), recs)
+    plot_recall({name: metrics_on(record, on)['recall'] for name, record in named}, axes)
+    axes.set_title(f'recall on {on}; below a class the number of its images', fontsize=9)
     axes.grid(axis='y', lw=.3)
-    axes.tick_params(axis='y', labelsize=7)
     legend_below(picture, axes, len(recs))
     return picture
 
@@ -259,7 +250,7 @@ def differing_figure(
         pairs = zip(table['first'], table['second'])
         notes = [f'{first[:9]} → {second[:9]}' for first, second in pairs]
         return faces_figure(faces, table.row.to_numpy(), page, per_page, notes=notes)
-    here = table.drop(columns='name').iloc[(page - 1) * per_page:page * per_page]
+    here = table.drop(columns='name').iloc[page_slice(len(table), page, per_page)]
     rows = here.map(lambda value: one_line(value, 20)).to_string(index=False)
     head = f'{len(table):,} images; the faces are not at hand, these are their rows in {on}'
     picture = Picture(figsize=(7, 4))

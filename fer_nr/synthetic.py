@@ -24,7 +24,8 @@ __all__ = ['ACTION_UNITS', 'EXPRESSIONS', 'NEIGHBOURS', 'FERPLUS_COUNTS', 'LAYER
            'ellipse', 'curve', 'between', 'Canvas', 'draw_background', 'strands', 'skull', 'draw_back_hair',
            'draw_head', 'draw_folds', 'draw_nose', 'lip_curves', 'draw_mouth', 'lid_heights', 'draw_eyes', 'draw_brows',
            'draw_extras', 'draw_shade', 'draw_front_hair', 'draw_glasses', 'draw_hand', 'photograph', 'render',
-           'opinion', 'annotate', 'draw_faces', 'draw_split', 'spoil', 'write_text', 'write_folder', 'write_ferplus']
+           'opinion', 'ask_annotators', 'draw_faces', 'draw_split', 'spoil', 'write_text', 'write_folder',
+           'write_ferplus']
 
 # %% ../nbs/00a_synthetic.ipynb #14f8391f
 ACTION_UNITS = dict(
@@ -528,9 +529,9 @@ def opinion(faces:pd.DataFrame, # (N, …) from `sample_faces`
     return pd.DataFrame(rows, columns=[*vocab,'unknown','NF'])
 
 # %% ../nbs/00a_synthetic.ipynb #cf8dcc69
-def annotate(faces:pd.DataFrame, # (N, …) from `sample_faces`
-             seed:int=0,         # of the annotators
-            )->np.ndarray:       # (N, 10) counts, rows sum to 10
+def ask_annotators(faces:pd.DataFrame, # (N, …) from `sample_faces`
+                   seed:int=0,         # of the annotators
+                  )->np.ndarray:       # (N, 10) counts, rows sum to 10
     "Ask ten annotators, who do not talk to each other"
     return np.random.default_rng(seed).multinomial(10, opinion(faces).to_numpy())
 
@@ -541,7 +542,7 @@ def draw_faces(expression:str|list|None=None, # for all, one per face, or None: 
               )->tuple[np.ndarray,np.ndarray]: # images uint8 (N, size, size), votes (N, 10)
     "Random cartoon faces and what ten annotators say about them"
     faces = sample_faces(expression, n, seed)
-    return render(faces, size, seed), annotate(faces, seed)
+    return render(faces, size, seed), ask_annotators(faces, seed)
 
 # %% ../nbs/00a_synthetic.ipynb #b15ef706
 SPLITS = dict(Training='FER2013Train', PublicTest='FER2013Valid', PrivateTest='FER2013Test')
@@ -554,7 +555,7 @@ def draw_split(n:int,    # faces
               )->pd.DataFrame: # Usage, emotion, image, votes
     "A split as Kaggle and FERPlus label it"
     faces = sample_faces(None, n, seed)
-    images,votes = render(faces, seed=seed),annotate(faces, seed)
+    images,votes = render(faces, seed=seed),ask_annotators(faces, seed)
     emotion = faces.expression.map(KAGGLE)
     return pd.DataFrame(dict(Usage=usage, emotion=emotion, image=list(images), votes=list(votes)))
 

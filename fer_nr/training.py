@@ -6,9 +6,10 @@
 __all__ = ['positive', 'not_negative', 'below_one', 'ranges', 'recipes', 'Recipe', 'clean_recipe', 'authors_recipe', 'get_recipe',
            'lr_schedule', 'LayerScale', 'LayerAdamW', 'LayerAdam', 'optimiser_of', 'recipe_groups', 'has_bf16', 'Bf16',
            'choose_attention', 'EMA', 'FiniteLoss', 'device_name', 'Progress', 'top1', 'BatchMeanTop1',
-           'AugmentedEvaluation', 'softmax', 'largest', 'fastai_loss', 'about_images', 'FerLearner', 'fer_learner',
-           'ScalerState', 'load_learner', 'Clock', 'throughput', 'Checkpoint', 'averaged', 'bare', 'load_opt',
-           'load_state', 'opt_tensors', 'random_state', 'save_state', 'set_random_state', 'replacing', 'write_json']
+           'AugmentedEvaluation', 'softmax', 'largest', 'fastai_loss', 'about_images', 'recipe_callbacks', 'FerLearner',
+           'fer_learner', 'ScalerState', 'load_learner', 'Clock', 'throughput', 'Checkpoint', 'averaged', 'bare',
+           'load_opt', 'load_state', 'opt_tensors', 'random_state', 'save_state', 'set_random_state', 'replacing',
+           'write_json']
 
 # %% ../nbs/04_training.ipynb #74e2aba3
 import math
@@ -312,6 +313,17 @@ def about_images(dls # loaders of faces
         return {}
     return dict(classes=list(dls.vocab), images=list(images.shape[1:3]))
 
+def recipe_callbacks(recipe:Recipe,           # how to train
+                     device:torch.device|str, # where
+                    )->list[Callback]:
+    "What a recipe brings into the training loop"
+    asked = {Bf16: recipe.bf16 and has_bf16(device),
+             partial(GradientClip, recipe.clip): recipe.clip,
+             partial(EMA, recipe.ema): recipe.ema,
+             partial(MixUp, recipe.mixup): recipe.mixup,
+             AugmentedEvaluation: recipe.unsound}
+    return [make() for make, wanted in asked.items() if wanted]
+
 # %% ../nbs/04_training.ipynb #8cdabce9
 class FerLearner(Learner):
     "fastai's `Learner` with a `recipe`; its fit begins at `first_epoch`, which `Checkpoint` sets"
@@ -361,17 +373,7 @@ def fer_learner(dls,                       # fastai `DataLoaders`, as from `face
                )->FerLearner:
     "A fastai `Learner` that trains `model` by `recipe`, with checkpoints in `path`"
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    cbs = [FiniteLoss(), *L(cbs)]
-    if recipe.bf16 and has_bf16(dls.device):
-        cbs.append(Bf16())
-    if recipe.clip:
-        cbs.append(GradientClip(recipe.clip))
-    if recipe.ema:
-        cbs.append(EMA(recipe.ema))
-    if recipe.mixup:
-        cbs.append(MixUp(recipe.mixup))
-    if recipe.unsound:
-        cbs.append(AugmentedEvaluation())
+    cbs = [FiniteLoss(), *L(cbs), *recipe_callbacks(recipe, dls.device)]
     if path is not None:
         cbs += [Checkpoint(path, key, seconds, about_images(dls) | (meta or {})), Progress(path)]
     model = model.to(dls.device, memory_format=torch.channels_last)

@@ -185,6 +185,16 @@ def test_real_agreement(real):
     assert FERPLUS[np.argmin(mean)] == 'happiness' and FERPLUS[np.argmax(mean)] == 'disgust'
 
 
+def test_real_confusions(real, new):
+    "Were two columns exchanged, faces would be confused with others: our names stand as Microsoft's"
+    assert tuple(new.columns[2:]) == VOTES
+    votes, labels = real.train.votes, real.train.labels
+    for emotion, second in dict(fear='surprise', surprise='fear', contempt='neutral',
+                                disgust='anger', sadness='neutral').items():
+        mean = votes[labels == FERPLUS.index(emotion)].mean(0)
+        assert [FERPLUS[i] for i in mean.argsort(descending=True)[:2]] == [emotion, second]
+
+
 # --- decoded once: kills, races, full disks, damage ------------------------------------------
 
 OPENED = '''import sys
