@@ -55,7 +55,7 @@ def find_columns(head: list, columns: dict, where, optional=()) -> dict:
                 break
     missing = [name for name in columns if name not in places and name not in optional]
     if missing:
-        found = printable(', '.join(head))[:100]
+        found = printable(', '.join(head))[:100] or 'nothing'
         raise ValueError(f'{where}: no column {", ".join(missing)} in its first line; it has '
                          f'{found}')
     return places

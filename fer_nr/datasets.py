@@ -30,7 +30,7 @@ from .files import decode_once, printable, read_text, write_images
 from .folders import (by_stem, check_classes, contents, existing, find_below, folder_at,
                             say_left_out, split_folders, split_of, visible)
 from .lists import (assemble, carve_from_train, check_choice, check_options, from_files,
-                          present, take, warn_of_blank)
+                          present, readable, take, warn_of_blank)
 from .registry import find_part, part, unknown
 from .csv_tables import check_name, check_names, csv_rows, plain, read_table, whole_numbers
 
@@ -237,7 +237,7 @@ def ferplus(path, # folder with fer2013.csv and Microsoft's files, or with the F
             cache=None, # folder for decoded images; None: beside the data, or the user's cache
             source:str='auto', # 'csv': fer2013.csv; 'folders': FER2013*/*.png; 'auto': either
             size:int=48, # side of the folders' pictures; not 48: super-resolved elsewhere
-            missing:str='refuse', # a picture that is not in its folder: 'refuse' or 'skip'
+            missing:str='refuse', # a picture that is not there or broken: 'refuse' or 'skip'
            )->Faces: # grey, classes as `FERPLUS`, with votes
     "FER2013's faces with FER+'s votes. Raises `FileNotFoundError`, `ValueError`: file, line, why"
     path = existing(path, 'a folder with fer2013.csv and fer2013new.csv, or with FER2013Train')
@@ -263,6 +263,7 @@ def ferplus(path, # folder with fer2013.csv and Microsoft's files, or with the F
         place = find_below(folder.parent, FOLDERS[split].casefold(), depth=0)
         rows['files'] = [place/image for image in rows['names']]
         splits[split] = present(rows, missing)
+    splits = readable(name, root, splits, missing, cache)
     return from_files(name, root, splits, FERPLUS, cache, size=size, grey=True, exact=True)
 
 # %% ../nbs/00b_datasets.ipynb #e66e5e85
@@ -326,21 +327,24 @@ def image_folder(path, # folder of class folders, or of train/, valid/, test/ wi
                  seed:int=0, # of that choice
                  cache=None, # folder for decoded images
                  names:dict|None=None, # {folder: class}, for folders that are called otherwise
+                 missing:str='refuse', # a picture that cannot be read: 'refuse' or 'skip'
                 )->Faces: # no votes
     "A user's own pictures. Raises `FileNotFoundError`, `ValueError`: what was found and expected"
     path = folder_at(path, 'a folder of class folders')
-    check_options(size=size, valid=valid, test=test, seed=seed)
+    check_options(size=size, valid=valid, test=test, seed=seed, missing=missing)
     left = Counter()
     splits = split_folders(path, left)
     folders = sorted({folder for classes in splits.values() for folder in classes})
     if isinstance(vocab, str):
         raise ValueError(f'vocab={vocab!r}: expected a list of class names')
+    vocab = None if vocab is None else tuple(vocab)
     if vocab is None and names is None:
         check_classes(splits, printable(path))
     class_of, vocab = classes_by_name(folders, vocab, names, printable(path))
     if len(vocab) < 2:
         raise ValueError(f'{printable(path)}: one class, {vocab[0]}; expected two or more')
     lists = named_splits(splits, class_of, vocab, path)
+    lists = readable('image_folder', path, lists, missing, cache)
     lists = carve_from_train(lists, 'test', test, seed + 1)
     lists = carve_from_train(lists, 'valid', valid, seed)
     say_left_out(left, path)
@@ -400,7 +404,7 @@ def rafdb(path, # folder with EmoLabel/ and Image/ (or above it), or of class fo
           valid:float=.1, # share of train for valid, stratified; 0: none
           seed:int=0, # of that choice
           cache=None, # folder for decoded images
-          missing:str='refuse', # a picture that is not there: 'refuse' or 'skip'
+          missing:str='refuse', # a picture that is not there or broken: 'refuse' or 'skip'
          )->Faces: # colour, classes as `RAFDB`, no votes
     "RAF-DB, basic expressions. Raises `FileNotFoundError`, `ValueError`: file, line, what is wrong"
     path = folder_at(path, "RAF-DB's folder, with EmoLabel and Image")
@@ -426,6 +430,7 @@ def rafdb(path, # folder with EmoLabel/ and Image/ (or above it), or of class fo
     splits['train']['files'] = files[:len(splits['train']['names'])]
     splits['test']['files'] = files[len(splits['train']['names']):]
     splits = {split: present(rows, missing) for split, rows in splits.items()}
+    splits = readable(name, list_path.parent, splits, missing, cache)
     splits = carve_from_train(splits, 'valid', valid, seed)
     return from_files(name, list_path.parent, splits, RAFDB, cache, size=size)
 
@@ -513,7 +518,7 @@ def affectnet(path, # folder with train_set/ and val_set/, or training.csv …, 
               valid:float=.02, # share of train for valid, stratified; 0: none
               seed:int=0, # of that choice
               cache=None, # folder for decoded images (and labels)
-              missing:str='refuse', # a picture or annotation that is not there: 'refuse' or 'skip'
+              missing:str='refuse', # a picture that is not there or broken: 'refuse' or 'skip'
              )->Faces: # colour, classes as `AFFECTNET`, no votes; images memory-mapped
     "AffectNet, eight classes; its val is our `test`. Raises `FileNotFoundError`, `ValueError`"
     path = folder_at(path, "AffectNet's folder, with train_set or training.csv")
@@ -540,6 +545,7 @@ def affectnet(path, # folder with train_set/ and val_set/, or training.csv …, 
     else:
         return published_folders('affectnet', path, AFFECTNET, cache, valid, seed, size=size)
     splits = {split: present(rows, missing) for split, rows in splits.items()}
+    splits = readable('affectnet', path, splits, missing, cache)
     splits = carve_from_train(splits, 'valid', valid, seed)
     return from_files('affectnet', path, splits, AFFECTNET, cache, size=size)
 

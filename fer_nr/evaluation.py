@@ -290,6 +290,8 @@ def _check_logits(logits, who, probabilities=False): # (N, K) -> float64
     found = _are_probabilities(logits, .01)
     if probabilities and not found:
         raise ValueError(f'{who}: rows are no probabilities: expected numbers >= 0 that sum to 1')
+    if not probabilities and _are_probabilities(logits/100, .01):
+        raise ValueError(f'{who}: found percentages (rows >= 0 that sum to 100), expected logits')
     if found and not probabilities:
         raise ValueError(f'{who}: found probabilities (rows >= 0 that sum to 1), expected logits: '
                          'take their logarithm, or evaluate(…, probabilities=True)')

@@ -77,13 +77,24 @@ def show_faces(images, # uint8 or float in [0, 1] (N, C, H, W), at most 64 are d
     return fig
 
 # %% ../nbs/00_data.ipynb #33f6a777
+def _as_tensor(values, what):
+    "A tensor of numbers in any array or list; raises `ValueError` for anything else, such as text"
+    if isinstance(values, torch.Tensor):
+        return values
+    array = np.asarray(values)
+    if array.dtype.kind not in 'biuf':
+        raise ValueError(f'{what}: found {array.dtype}, expected numbers')
+    return torch.as_tensor(np.ascontiguousarray(array, array.dtype.newbyteorder('=')))
+
 def _check_images(images):
     "Refuse what is not uint8 (N, C, H, W)"
     shape = tuple(images.shape)
     found = f'images: {images.dtype} of shape {shape}, expected uint8 (N, C, H, W)'
     if images.dtype.is_floating_point:
         raise ValueError(f'{found}: floats in [0, 1] by (255*images).round().astype("uint8")')
-    if images.dtype != torch.uint8 or images.ndim != 4:
+    if images.dtype != torch.uint8:
+        raise ValueError(found)
+    if images.ndim != 4:
         raise ValueError(f'{found}: grey images of shape (N, H, W) by images[:, None]')
     if shape[1] not in (1, 3):
         raise ValueError(f'{found} with 1 or 3 channels: channels last by transpose(0, 3, 1, 2)')
@@ -102,6 +113,7 @@ def _check_labels(labels, n, vocab):
     if labels.is_floating_point() or labels.dtype == torch.bool or labels.shape != (n,):
         found = f'{labels.dtype} of shape {tuple(labels.shape)}'
         raise ValueError(f'labels: {found}, expected int64 ({n},)')
+    labels = labels.long()
     if n and not 0 <= labels.min() <= labels.max() < len(vocab):
         found = f'from {labels.min()} to {labels.max()}'
         expected = f'0 to {len(vocab)-1} for the {len(vocab)} classes of vocab'
@@ -121,8 +133,8 @@ class FaceSet:
     vocab: tuple=FERPLUS # (K,) class names
 
     def __post_init__(self):
-        self.images = torch.as_tensor(self.images)
-        self.labels = torch.as_tensor(self.labels)
+        self.images = _as_tensor(self.images, 'images')
+        self.labels = _as_tensor(self.labels, 'labels')
         self.vocab = tuple(self.vocab)
         if self.names is None:
             self.names = [str(i) for i in range(len(self.images))]
@@ -131,7 +143,7 @@ class FaceSet:
         _check_labels(self.labels, len(self.images), self.vocab)
         self.labels = self.labels.long()
         if self.votes is not None:
-            self.votes = torch.as_tensor(self.votes).float()
+            self.votes = _as_tensor(self.votes, 'votes').float()
             _check_votes(self.votes, (len(self), len(self.vocab)))
         if len(self.names) != len(self):
             raise ValueError(f'names: {len(self.names)} for {len(self)} images')

@@ -339,6 +339,8 @@ def new_images(path: Path | str, shape: tuple) -> np.ndarray:
 def blank_images(images: np.ndarray) -> list[int]:
     "Positions of images (N, C, H, W) all of whose pixels are equal"
     flat = images.reshape(len(images), -1)
+    if flat.shape[1] < 2:  # labels, written as images of one pixel
+        return []
     return np.flatnonzero(flat.min(1) == flat.max(1)).tolist()
 
 
@@ -430,11 +432,18 @@ def _known_content(folder, kind, source):
             return note['content']
 
 
+def _facts_sha256(facts) -> str:
+    "A digest of what a note tells beside the images: a damaged one could move a face's label"
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
 def _open_cache(path, content):
     "(images, note) of a cache; None if it is absent, unfinished, damaged or not ours"
     try:
         note = read_json(path.with_suffix('.json'))
         if note['content'] != content or note['size'] != path.stat().st_size:
+            return None
+        if note['facts_sha256'] != _facts_sha256(note['facts']):
             return None
         if note['size'] < CHECKED_BELOW and note['sha256'] != _sha256(path):
             return None
@@ -449,8 +458,8 @@ def decode_once(kind: str, root: Path, files: list, write: Callable,
 
     The cache, `{kind}-….npy` with a json beside it, is known by the content of `files` (below the
     folder `root`) and by `how` they are decoded. The json remembers which files, by size and time
-    of change, had that content, so that they are not read again; the digest of the images; and
-    the facts that `write` returned (what JSON can hold). A cache that is not whole is made again.
+    of change, had that content, so that they are not read again; and the facts that `write`
+    returned (what JSON can hold). Both have digests: a cache that is not whole is made again.
     Raises `OSError` in one line if it cannot be written.
     """
     folder = _cache_folder(root, cache)
@@ -464,7 +473,8 @@ def decode_once(kind: str, root: Path, files: list, write: Callable,
         with replacing(path) as temporary:
             facts = write(temporary)
             note = dict(content=content, sha256=_sha256(temporary), facts=facts,
-                        size=temporary.stat().st_size, sources=[])
+                        facts_sha256=_facts_sha256(facts), size=temporary.stat().st_size,
+                        sources=[])
         write_json(path.with_suffix('.json'), note)
         cached = np.load(path, mmap_mode='c'), note
     images, note = cached

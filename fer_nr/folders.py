@@ -4,6 +4,7 @@ What is unmistakable is found, what is not understood is refused by name, what i
 """
 import os
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -21,6 +22,8 @@ ARCHIVES = ('.zip', '.gz', '.tgz', '.tar', '.7z', '.rar')
 
 def existing(path, what: str) -> Path:
     "A user's path, may begin with ~; raises `FileNotFoundError`, `ValueError`: what is expected"
+    if not isinstance(path, (str, os.PathLike)) or not str(path).strip():
+        raise ValueError(f'path={path!r}: expected {what}')
     path = Path(path).expanduser()
     if not os.path.lexists(path):
         raise FileNotFoundError(f'{printable(path)}: not found; expected {what}')
@@ -201,15 +204,21 @@ def split_folders(path: Path, left: Counter) -> dict:
             for name, split in named.items() if split}
 
 
+def _letters(name):
+    "A name without what the eye may miss: capitals, spaces, how an accent is encoded"
+    return ''.join(unicodedata.normalize('NFC', name).casefold().split())
+
+
 def check_classes(splits: dict, where: str):
     "Refuse splits whose class folders differ: some would be tested that were never trained"
     train = list(splits['train'])
     for split, classes in splits.items():
         if set(classes) != set(train):
-            same_letters = {name.casefold() for name in classes} == {k.casefold() for k in train}
             hint = 'vocab=(…) if one may be missing'
-            if same_letters:
+            if {name.casefold() for name in classes} == {name.casefold() for name in train}:
                 hint = 'only capital letters differ'
+            elif {_letters(name) for name in classes} == {_letters(name) for name in train}:
+                hint = 'only letters or spaces differ that look alike'
             raise ValueError(f'{where}: train has the classes {", ".join(train)}, but {split} has '
                              f'{", ".join(classes)}; expected the same ({hint})')
 

@@ -14,10 +14,10 @@ import torch
 
 from .faces import Faces, FaceSet
 from .files import decode_once, printable, write_images
-from .pictures import picture
+from .pictures import can_read, picture
 from .registry import unknown
 
-__all__ = ['check_options', 'check_choice', 'take', 'present', 'carve', 'carve_from_train',
+__all__ = ['check_options', 'check_choice', 'take', 'present', 'readable', 'carve', 'carve_from_train',
            'warn_of_blank', 'assemble', 'from_files']
 
 PIECE = 256  # pictures that a process decodes at a time
@@ -58,6 +58,38 @@ def present(split: dict, missing: str) -> dict:
         warnings.warn(f'skipped {len(gone):,} of {len(there):,} that are not there, the first: '
                       f'{gone[0]}', stacklevel=3)
     return take(split, there)
+
+
+def _flags(files):
+    "Whether each file is a whole picture, as images of one pixel"
+    return np.array([can_read(file) for file in files], np.uint8).reshape(-1, 1, 1, 1)
+
+
+def readable(name: str, root: Path, splits: dict, missing: str, cache=None) -> dict:
+    """The splits without pictures that cannot be read, if `missing` is 'skip': they are counted.
+
+    Each file is tried once; which can be read is kept as a cache. With 'refuse' nothing is tried
+    here: the first that cannot be read stops whoever decodes it.
+    """
+    if missing == 'refuse':
+        return splits
+    files = [str(file) for lists in splits.values() for file in lists['files']]
+    pieces = [(files[i:i+PIECE],) for i in range(0, len(files), PIECE)]
+
+    def write(path):
+        return write_images(path, (len(files), 1, 1, 1), _flags, pieces, PIECE, 'readable')
+
+    flags, _ = decode_once(f"{name.split('/')[0]}-readable", root, files, write, cache)
+    whole = flags.ravel() > 0
+    broken = [printable(files[i]) for i in np.flatnonzero(~whole)]
+    if broken:
+        warnings.warn(f'skipped {len(broken):,} of {len(files):,} that cannot be read as pictures, '
+                      f'the first: {broken[0]}', stacklevel=3)
+    kept, start = {}, 0
+    for split, lists in splits.items():
+        kept[split] = take(lists, whole[start:start + len(lists['files'])])
+        start += len(lists['files'])
+    return kept
 
 
 def carve(labels, share: float, seed: int = 0) -> np.ndarray:

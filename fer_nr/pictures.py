@@ -7,7 +7,8 @@ from PIL import Image, ImageOps
 
 from .files import printable, regular_file
 
-__all__ = ['ENDINGS', 'FORMATS', 'eight_bits', 'open_picture', 'picture', 'is_picture']
+__all__ = ['ENDINGS', 'FORMATS', 'eight_bits', 'open_picture', 'picture', 'can_read',
+           'is_picture']
 
 ENDINGS = ('.jpg .jpeg .jpe .jfif .png .bmp .dib .webp .tif .tiff .gif .pgm .ppm .pbm .pnm '
            '.jp2 .j2k .avif .tga').split()
@@ -19,12 +20,17 @@ def eight_bits(image: Image.Image, source: Image.Image) -> Image.Image:
     """A picture of any depth with 8 bits a channel; `source`: as opened, with format and tags.
 
     16 bits are scaled by the depth that the file states; numbers with a point are taken for
-    [0, 1], or else for 0 to 255. Raises `ValueError` where it is not known what is white.
+    [0, 1], or else for 0 to 255. Raises `ValueError` where it is not known what is white: also for
+    16 bits of which no more than 12 are used.
     """
     tags = getattr(source, 'tag_v2', {})
     if image.mode.startswith('I;16') or image.mode == 'I' and source.format in ('PNG', 'PPM'):
         bits = tags.get(258, (16,))[0]
-        values = np.asarray(image) * (255 / (2**bits - 1))
+        values = np.asarray(image)
+        if bits == 16 and 0 < values.max() < 4096:
+            raise ValueError(f'{bits} bits a pixel, but none above {values.max()}, so that it is '
+                             'not known what is white')
+        values = values * (255 / (2**bits - 1))
         if tags.get(262) == 0:  # a TIFF in which 0 is white
             values = 255 - values
     elif image.mode == 'F':
@@ -35,6 +41,8 @@ def eight_bits(image: Image.Image, source: Image.Image) -> Image.Image:
             values = values * 255
     elif image.mode == 'I':
         raise ValueError('whole numbers of 32 bits, so that it is not known what is white')
+    elif image.mode == 'LAB':
+        raise ValueError('colours as L*a*b*, which cannot be converted')
     else:
         return image
     return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
@@ -86,13 +94,16 @@ def picture(file, box=None, size: int = 48, grey: bool = False, exact: bool = Fa
     return pixels[None] if grey else pixels.transpose(2, 0, 1)
 
 
-def is_picture(path: str) -> bool:
-    "Is a file a picture, by its ending, or if it has none by its content?"
-    ending = os.path.splitext(path)[1].casefold()
-    if ending:
-        return ending in ENDINGS
+def can_read(path) -> bool:
+    "Is a file a whole picture?"
     try:
         open_picture(path)
         return True
     except (ValueError, OSError):
         return False
+
+
+def is_picture(path: str) -> bool:
+    "Is a file a picture, by its ending, or if it has none by its content?"
+    ending = os.path.splitext(path)[1].casefold()
+    return ending in ENDINGS if ending else can_read(path)

@@ -311,6 +311,7 @@ def read_yaml(path: Path | str) -> dict:
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
     if not isinstance(content, dict):
-        found = 'nothing' if content is None else type(content).__name__
+        found = 'text' if isinstance(content, str) else type(content).__name__
+        found = 'nothing' if content is None else found
         raise ValueError(f'{path}: expected a mapping from names to values, found {found}')
     return content

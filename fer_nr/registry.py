@@ -69,7 +69,7 @@ def near_names(value, known: Iterable[str], most: int = 4) -> list[str]:
 
 def unknown(what: str, value, known: Iterable[str]) -> str:
     "The line that says that `value` is none of the `known` names, with the nearest of them"
-    known = [str(name) for name in known]
+    known = [str(name) for name in known if str(name)]
     near = difflib.get_close_matches(str(value), known, 1) or near_names(value, known, 1)
     hint = f' (did you mean {near[0]!r}?)' if near else ''
     return f"{what} {value!r} is unknown: expected one of {', '.join(known)}{hint}"

@@ -29,7 +29,7 @@ import fer_nr
 from .commands import command, fail, one_line
 from .data import Faces, face_dls
 from .evaluation import calibration, encode_classes, evaluate, predict, temperature
-from .files import read_json, save_tensors, write_json
+from .files import read_json, remove_leftovers, save_tensors, write_json
 from .locks import claim, commanding, is_running
 from .loss import map_prior
 from .methods import Method
@@ -361,6 +361,8 @@ def run(spec:RunSpec,                   # what to run
     folder = (Path(runs)/spec.id).resolve()
     label, file = show if isinstance(show, str) else '', folder/'record.json'
     was_done = file.exists()
+    if was_done and not is_running(folder): # killed while it drew its last figures
+        (folder/'kernel.json').unlink(missing_ok=True)
     if not was_done:
         notebook = find_notebook(notebook)
         with commanding(folder), showing(folder, label) if show else nullcontext():
@@ -373,6 +375,7 @@ def run(spec:RunSpec,                   # what to run
             print(f'{label}Already done, nothing is trained', file=sys.stderr, flush=True)
     if results:
         write_json(Path(results)/f'{spec.id}.json', record)
+        remove_leftovers(results)
     return record
 
 # %% ../nbs/06a_runs.ipynb #8e8bb28a

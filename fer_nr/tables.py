@@ -167,6 +167,8 @@ def full_row(row: dict, shared: dict, change: dict, names: dict, near: Path) -> 
         full['baseline'] = same_values if same_values in names else str(row['baseline'])
         if full['baseline'] not in names:
             raise ValueError('baseline: ' + unknown('row', row['baseline'], names))
+        if full['baseline'] == full['name']:
+            raise ValueError('baseline: the row itself, expected another one')
     return full
 
 

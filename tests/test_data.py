@@ -2,6 +2,7 @@
 import codecs
 import gzip
 import io
+import json
 import os
 import re
 import shutil
@@ -297,6 +298,17 @@ def test_damaged_cache_is_made_again(demo, tmp_path, faces, damage, ending):
         return
     path.write_bytes(damage(whole))
     assert ferplus(demo, cache=tmp_path).fingerprint == faces.fingerprint
+
+
+def test_a_changed_fact_is_noticed(demo, tmp_path, faces):
+    "A split or label beside the decoded images that is another than was written"
+    ferplus(demo, cache=tmp_path)
+    note, = tmp_path.glob('*.json')
+    written = json.loads(note.read_text())
+    moved = written['facts']['splits'].replace('r', 'e', 1)
+    note.write_text(json.dumps(written | dict(facts=written['facts'] | dict(splits=moved))))
+    assert ferplus(demo, cache=tmp_path).fingerprint == faces.fingerprint
+    assert json.loads(note.read_text())['facts'] == written['facts']
 
 
 def test_old_caches_are_replaced(demo, tmp_path, faces):
@@ -656,6 +668,16 @@ REFUSED = dict(
     train_more=(lambda p: strange(p, 'train/c/1.png'), 'but test has a, b; expected the same'),
     case=(lambda p: class_tree(class_tree(p, names=['train']), ('A', 'b'), ['test']),
           'only capital letters differ'),
+    spaces=(lambda p: class_tree(class_tree(p, ('a ', 'b'), ['train']), names=['test']),
+            'only letters or spaces differ that look alike'),
+    accents=(lambda p: class_tree(class_tree(p, ('a', 'e\u0301'), ['train']), ('a', '\xe9'),
+                                  ['test']), 'only letters or spaces differ that look alike'),
+    loop=(lambda p: (strange(p), (p / 'train/a/x').symlink_to(p / 'train'))[0],
+          'a: a folder of folders .x'),
+    empty_loop=(lambda p: ((p / 'a').mkdir(), (p / 'a/x').symlink_to(p / 'a'))[1] or p,
+                'Too many levels|no picture in it'),
+    no_path=(lambda p: '', "path='': expected a folder of class folders"),
+    none=(lambda p: None, 'path=None: expected a folder of class folders'),
     one=(lambda p: class_tree(p, ['a']), 'one class, a'),
     flat=(lambda p: strange(p, 'happy_1.png', names=()), '1 pictures lie beside class folders'),
     few=(lambda p: class_tree(p, names=['train'], n=1), 'train 2, valid 0, test 0'),
@@ -759,6 +781,22 @@ def test_empty_valid_is_said(tmp_path):
         assert image_folder(tmp_path, size=8, valid=0).valid is None
 
 
+def test_broken_pictures_are_skipped_if_one_says_so(tmp_path):
+    "As if they were not there: the same splits; named and counted, also by the cache"
+    class_tree(tmp_path)
+    whole = image_folder(tmp_path, size=8)
+    (tmp_path / 'train/a/empty.png').write_bytes(b'')
+    (tmp_path / 'test/b/page.jpg').write_text('<!DOCTYPE html>')
+    with pytest.raises(ValueError, match='empty.png: not a readable image'):
+        image_folder(tmp_path, size=8)
+    for _ in range(2):  # cold and warm
+        with pytest.warns(UserWarning, match='skipped 2 of 26 that cannot be read'):
+            assert image_folder(tmp_path, size=8, missing='skip').fingerprint == whole.fingerprint
+    (tmp_path / 'train/a/empty.png').write_bytes((tmp_path / 'train/a/0.png').read_bytes())
+    with pytest.warns(UserWarning, match='skipped 1 of 26'):
+        assert sizes(image_folder(tmp_path, size=8, missing='skip')) == [11, 2, 12]
+
+
 def test_other_pictures_other_fingerprint(tmp_path):
     first = image_folder(class_tree(tmp_path), size=8).fingerprint
     put(tmp_path / 'train/a/0.png', 5)
@@ -830,6 +868,9 @@ def test_rafdb_faults(tmp_path):
         rafdb(tmp_path)
     with pytest.warns(UserWarning, match='skipped 1 of 28'):
         assert len(rafdb(tmp_path, size=8, missing='skip').test) == 27
+    (tmp_path / 'Image/aligned/train_00003_aligned.jpg').write_bytes(b'')
+    with pytest.warns(UserWarning, match='skipped 1 of 55 that cannot be read'):
+        assert sizes(rafdb(tmp_path, size=8, missing='skip', valid=0)) == [27, 27]
     place.unlink()
     with pytest.raises(FileNotFoundError, match='no its list of labels|list_patition_label.txt'):
         rafdb(tmp_path)
@@ -1021,6 +1062,9 @@ WRONG = dict(
     wild=lambda path: Image.fromarray(RAMP * np.float32(9)).save(path, 'TIFF'),
     minus=lambda path: Image.fromarray(-RAMP.astype(np.float32)).save(path, 'TIFF'),
     nan=lambda path: Image.fromarray(RAMP / np.float32('nan')).save(path, 'TIFF'),
+    bits_12=lambda path: Image.fromarray(RAMP.astype(np.uint16) * 16).save(path, 'TIFF'),
+    bits_8_of_16=lambda path: Image.fromarray(RAMP.astype(np.uint16)).save(path, 'PNG'),
+    lab=lambda path: RGB.convert('LAB').save(path, 'TIFF'),
     whole_32=lambda path: Image.fromarray(RAMP.astype(np.int32)).save(path, 'TIFF'),
     cut=lambda path: path.write_bytes(encoded(RGB.resize((96, 96)), 'JPEG')[:-300]),
     empty=lambda path: path.write_bytes(b''),
@@ -1060,6 +1104,15 @@ def test_faceset_takes_arrays(faces):
                     np.array(one.names), list(one.vocab))
     assert other.fingerprint == one.fingerprint
     assert FaceSet(one.images.numpy(), one.labels.tolist()).names == [str(i) for i in range(8)]
+    pixels = one.images.numpy()
+    for labels in (one.labels.numpy().astype('>i4'), one.labels.numpy().astype(np.uint16)):
+        mirrored = FaceSet(pixels[..., ::-1], labels)
+        assert torch.equal(mirrored.images.flip(-1), one.images)
+        assert torch.equal(mirrored.labels, one.labels)
+    for wrong, said in ((dict(labels=['happy'] * 8), 'labels: found <U5, expected numbers'),
+                        (dict(images=pixels.astype(np.uint16)), 'images: torch.uint16 of shape')):
+        with pytest.raises(ValueError, match=said):
+            FaceSet(**dict(images=pixels, labels=[0] * 8) | wrong)
 
 
 def test_faceset_is_a_data_set(faces):

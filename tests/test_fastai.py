@@ -89,6 +89,29 @@ def test_predict_takes_what_people_have(learn, faces, logits, tmp_path, kind):
     assert number == logits[5].argmax() and name == FERPLUS[number]
 
 
+def test_files_with_labels(learn, faces, tmp_path):
+    "By the folder that each lies in, as fastai's own loaders do it"
+    files = []
+    for face, label in zip(faces.test.images, faces.test.labels.tolist()):
+        files.append(tmp_path/FERPLUS[label]/f'{len(files)}.png')
+        files[-1].parent.mkdir(exist_ok=True)
+        Image.fromarray(face[0].numpy()).save(files[-1])
+    dl = learn.dls.test_dl(iter(files), with_labels=True)
+    assert torch.equal(learn.get_preds(dl=dl)[1], faces.test.labels)
+    expected = learn.validate(dl=learn.dls.test_dl(faces.test))
+    assert list(learn.validate(dl=dl)) == list(expected)
+    votes = face_dls(faces, target='votes', device='cpu').test_dl(files, with_labels=True)
+    assert torch.equal(votes.one_batch()[1].argmax(1), faces.test.labels)
+    with pytest.raises(ValueError, match='does not lie in the folder of a class: expected neutral'):
+        learn.dls.test_dl([*files, tmp_path/'0.png'], with_labels=True)
+
+
+@pytest.mark.parametrize('items', ['face.png', b'face', None, 3])
+def test_what_is_no_list_is_refused(learn, items):
+    with pytest.raises(ValueError, match='expected a list of files, arrays or pictures'):
+        learn.dls.test_dl(items)
+
+
 def test_predict_refuses_what_it_cannot_scale(learn, tmp_path):
     with pytest.raises(ValueError, match='from 0.0 to 200.0: expected uint8'):
         learn.predict(np.array([[0., 200.]]))

@@ -1,10 +1,13 @@
-"""Inputs that are damaged at random, with a seed: each is tried in a process of its own, and must give one clear line or the right answer.
+"""Inputs that are damaged at random, with a seed: each is read in a process of its own.
 
-An input says what is right: `refuse` (one line), `same` (the answer of the undamaged input) or `any` (one line, or any answer).
-What came of it: clear, right, accepted, SILENT (an answer that is not right), TRACEBACK, EXECUTED, HANG.
+A case says what is right: `refuse` (one line that says what is wrong), `same` (the answer of the
+undamaged input) or `any` (one line, or any answer). What came of it is a word, in capital letters
+where it is wrong: clear, right, accepted, SILENT (an answer that is not right), REFUSED (what
+should be read), TRACEBACK, EXECUTED, HANG.
 """
 import csv
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -12,211 +15,416 @@ import pickle
 import random
 import shutil
 import struct
+import warnings
 import zlib
 from collections import Counter
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-ROOT = Path(__file__).parent.parent
+from fer_nr.ablation import RunSpec, build_learner, load_faces, load_table, read_params, spec_from
+from fer_nr.backbone import fer_model, load_model, save_weights
+from fer_nr.data import affectnet, ferplus, image_folder, rafdb
+from fer_nr.resizer import NeuralResizer
+from fer_nr.results import records, table
+from fer_nr.sweep import read_tables, specs_of
+
+ROOT = Path(__file__).parents[1]
 VOTES = 'neutral happiness surprise sadness anger disgust fear contempt unknown NF'.split()
 
 
-def write_fer2013(folder, rng, n=30):
-    "Kaggle's and Microsoft's csv files with random pixels"
-    folder.mkdir(parents=True, exist_ok=True)
-    pixels, votes = io.StringIO(), io.StringIO()
-    a, b = csv.writer(pixels, lineterminator='\n'), csv.writer(votes, lineterminator='\n')
-    a.writerow(['emotion', 'pixels', 'Usage'])
-    b.writerow(['Usage', 'Image name', *VOTES])
+class Case(NamedTuple):
+    "A damage: its name, what is right afterwards, and what does it"
+    name: str
+    right: str
+    damage: object
+
+
+# --- ways to damage a file -----------------------------------------------------------------
+
+def with_bytes(path, change):
+    "Replace a file's bytes by what `change` makes of them"
+    return lambda: path.write_bytes(change(path.read_bytes()))
+
+
+def flip(path, rng, first=0):
+    "Turn over one bit, behind the first bytes"
+    def change(content):
+        damaged = bytearray(content)
+        damaged[rng.randrange(first, len(damaged))] ^= 1 << rng.randrange(8)
+        return bytes(damaged)
+    return with_bytes(path, change)
+
+
+def cut(path, rng, first=1, last=2):
+    "End a file early"
+    return with_bytes(path, lambda content: content[:rng.randrange(first, len(content) - last)])
+
+
+def in_line(path, rng, change, having=''):
+    "Change one random line after the first, among those that have a text in them"
+    def damage():
+        lines = path.read_text().splitlines(True)
+        wanted = [k for k in range(1, len(lines)) if having in lines[k]]
+        k = rng.choice(wanted)
+        lines[k] = change(lines[k])
+        path.write_text(''.join(lines))
+    return damage
+
+
+def instead(path, make):
+    "Something else where the file was"
+    def damage():
+        path.unlink()
+        make(path)
+    return damage
+
+
+def as_text(path, encoding):
+    "The same text in another encoding"
+    return with_bytes(path, lambda content: content.decode().encode(encoding))
+
+
+def no_file(path):
+    "What is no regular file, and would hang who reads it"
+    return [Case('fifo', 'refuse', instead(path, os.mkfifo)),
+            Case('folder', 'refuse', instead(path, Path.mkdir)),
+            Case('device', 'refuse', instead(path, lambda path: path.symlink_to('/dev/zero'))),
+            Case('dangling link', 'refuse', instead(path, lambda path: path.symlink_to('gone')))]
+
+
+def any_text(path, rng):
+    "Damages of every text file with a header or not, with lines"
+    return [Case('empty', 'refuse', lambda: path.write_text('')),
+            Case('gone', 'refuse', path.unlink),
+            Case('nul', 'refuse', with_bytes(path, lambda content: content + b'\0\0\0')),
+            Case('binary', 'refuse', lambda: path.write_bytes(rng.randbytes(500))),
+            Case('BOM', 'same', as_text(path, 'utf-8-sig')),
+            Case('UTF-16', 'same', as_text(path, 'utf-16')),
+            Case('CRLF', 'same', with_bytes(path, lambda text: text.replace(b'\n', b'\r\n'))),
+            Case('no last line end', 'same', with_bytes(path, lambda text: text.rstrip(b'\n'))),
+            Case('empty lines', 'same', with_bytes(path, lambda text: text + b'\n\n')),
+            Case('flipped bit', 'any', flip(path, rng)),
+            *no_file(path)]
+
+
+# --- FERPlus's csv files -------------------------------------------------------------------
+
+def write_rows(path, rows, delimiter=','):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO()
+    csv.writer(text, lineterminator='\n', delimiter=delimiter).writerows(rows)
+    path.write_text(text.getvalue())
+
+
+def write_ferplus(folder, rng, n=30):
+    "Kaggle's and Microsoft's csv files with random pixels, and Microsoft's label files"
+    pixels, votes = [['emotion', 'pixels', 'Usage']], [['Usage', 'Image name', *VOTES]]
+    lists = dict(Training=[], PublicTest=[], PrivateTest=[])
     for i in range(n):
-        usage = 'Training' if i < .6*n else 'PublicTest' if i < .8*n else 'PrivateTest'
-        a.writerow([i % 7, ' '.join(str(rng.randrange(256)) for _ in range(48*48)), usage])
-        b.writerow([usage, f'fer{i:07}.png', *[10 if k == i % 8 else 0 for k in range(10)]])
-    (folder/'fer2013.csv').write_text(pixels.getvalue())
-    (folder/'fer2013new.csv').write_text(votes.getvalue())
+        usage = list(lists)[(i >= .6*n) + (i >= .8*n)]
+        values = ' '.join(str(rng.randrange(256)) for _ in range(48*48))
+        given = [10 if k == i % 8 else 0 for k in range(10)]
+        name = f'fer{i:07}.png'
+        pixels.append([i % 7, values, usage])
+        votes.append([usage, name, *given])
+        lists[usage].append([name, '(0, 0, 48, 48)', *given])
+    write_rows(folder/'fer2013.csv', pixels)
+    write_rows(folder/'fer2013new.csv', votes)
+    for split, rows in zip(('Train', 'Valid', 'Test'), lists.values()):
+        write_rows(folder/f'FER2013{split}/label.csv', rows)
     return folder
+
+
+def read_ferplus(folder, votes='new'):
+    return ferplus(folder, votes=votes).fingerprint
+
+
+def pixels_cases(folder, rng):
+    path = folder/'fer2013.csv'
+
+    def pixel(value):
+        def change(line):
+            first = line.split(',')[1].split()[0]
+            return line.replace(f',{first} ', f',{value} ', 1)
+        return in_line(path, rng, change)
+    wrong = ('256', '-1', '4294967297', '1e3', '1.5', 'x', 'nan', '0x10', '٣', '')
+    lost_line = with_bytes(path, lambda text: text[:text.rstrip().rfind(b'\n') + 1])
+    return [*[Case(f'pixel {value}', 'refuse', pixel(value)) for value in wrong],
+            Case('usage', 'refuse', in_line(path, rng, lambda row: row.replace(',T', ',Z'), ',T')),
+            Case('comma', 'refuse', in_line(path, rng, lambda row: row.replace(' ', ',', 1))),
+            Case('cut', 'refuse', cut(path, rng)), Case('row lost', 'refuse', lost_line),
+            Case('row twice', 'refuse', in_line(path, rng, lambda row: row*2)),
+            Case('semicolons', 'same', with_bytes(path, lambda text: text.replace(b',', b';'))),
+            *any_text(path, rng)]
+
+
+def votes_cases(folder, rng):
+    path = folder/'fer2013new.csv'
+
+    def vote(value):
+        return in_line(path, rng, lambda row: row.replace(',10', f',{value}', 1))
+
+    def floats(text):
+        return text.replace(b',10', b',10.0').replace(b',0', b',0.0')
+    wrong = ('-1', '1e30', 'nan', 'x', '2.5', 'inf', '', 'True', '1,0')
+    lost_line = with_bytes(path, lambda text: text[:text.rstrip().rfind(b'\n') + 1])
+    return [*[Case(f'vote {value}', 'refuse', vote(value)) for value in wrong],
+            Case('no votes', 'any', vote('0')), Case('cut', 'refuse', cut(path, rng)),
+            Case('row lost', 'refuse', lost_line), Case('floats', 'same', with_bytes(path, floats)),
+            Case('row twice', 'refuse', in_line(path, rng, lambda row: row*2)),
+            Case('semicolons', 'same', with_bytes(path, lambda text: text.replace(b',', b';'))),
+            Case('column lost', 'refuse', with_bytes(path, lambda t: t.replace(b'fear', b'x', 1))),
+            *any_text(path, rng)]
+
+
+def label_cases(folder, rng):
+    path = folder/'FER2013Train'/'label.csv'
+
+    def name(value):
+        return in_line(path, rng, lambda row: value + row[row.index(','):])
+    wrong = ('../../x.png', '/etc/passwd', '', 'fer0000099.png', 'C:\\x.png', '\\x.png', '..\\x')
+    return [*[Case(f'name {value}', 'refuse', name(value)) for value in wrong],
+            Case('row twice', 'refuse', in_line(path, rng, lambda row: row*2)),
+            Case('cut', 'refuse', cut(path, rng)),
+            Case('vote', 'refuse', in_line(path, rng, lambda row: row.replace(',10', ',1e30', 1))),
+            Case('tabs', 'any', with_bytes(path, lambda text: text.replace(b',', b'\t'))),
+            *any_text(path, rng)]
+
+
+# --- pictures and lists of pictures --------------------------------------------------------
+
+def write_picture(path, rng):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.frombuffer(rng.randbytes(48*48), np.uint8).reshape(48, 48)
+    Image.fromarray(noise).save(path)
 
 
 def write_pictures(folder, rng, classes=('anger', 'happiness', 'neutral'), n=5):
     "Class folders of small pictures below train/ and test/"
     for split in ('train', 'test'):
         for name in classes:
-            (folder/split/name).mkdir(parents=True, exist_ok=True)
             for i in range(n):
-                noise = np.frombuffer(rng.randbytes(48*48), np.uint8).reshape(48, 48)
-                Image.fromarray(noise).save(folder/split/name/f'{i}.png')
+                write_picture(folder/split/name/f'{i}.png', rng)
     return folder
 
 
-def content(faces):
-    return faces.fingerprint
-
-
-def load_csv(folder):
-    from fer_nr.data import ferplus
-    return content(ferplus(folder, votes='new'))
-
-
-def load_folders(folder):
-    from fer_nr.data import image_folder
-    return content(image_folder(folder))
-
-
-def replace_row(path, rng, change):
-    "Change one random line after the header"
-    lines = path.read_text().splitlines(True)
-    k = rng.randrange(1, len(lines))
-    lines[k] = change(lines[k])
-    path.write_text(''.join(lines))
-
-
-def csv_cases(folder, rng):
-    "(name, what is right, function that damages the folder)"
-    a, b = folder/'fer2013.csv', folder/'fer2013new.csv'
-
-    def in_line(path, old, new):
-        return lambda: replace_row(path, rng, lambda line: line.replace(old, new, 1))
-
-    def pixel(value):
-        return lambda: replace_row(a, rng, lambda line: line.replace(line.split(',')[1].split()[0], value, 1))
-
-    def vote(value):
-        return lambda: replace_row(b, rng, lambda line: line.replace(',10,', f',{value},', 1).replace(',10\n', f',{value}\n'))
-
-    def cut(path):
-        return lambda: path.write_bytes(path.read_bytes()[:rng.randrange(1, path.stat().st_size - 2)])
-
-    def bytes_of(path, make):
-        return lambda: path.write_bytes(make(path.read_bytes()))
-
-    def flip(path):
-        def damage():
-            data = bytearray(path.read_bytes())
-            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-            path.write_bytes(data)
-        return damage
-    cases = [('pixel', 'refuse', pixel(v)) for v in ('256', '-1', '4294967297', '1e3', '1.5', 'x', 'nan', '0x10')]
-    cases += [('vote', 'refuse', vote(v)) for v in ('-1', '1e30', 'nan', 'x', '2.5', 'inf', '')]
-    cases += [('usage', 'refuse', in_line(a, ',T', ',Z')), ('missing pixel', 'refuse', in_line(a, ' ', ',')),
-              ('cut', 'refuse', cut(a)), ('cut', 'refuse', cut(b)), ('empty', 'refuse', lambda: a.write_text('')),
-              ('empty', 'refuse', lambda: b.write_text('')), ('no file', 'refuse', b.unlink),
-              ('nul', 'refuse', bytes_of(b, lambda d: d + b'\0\0\0')),
-              ('folder', 'refuse', lambda: (b.unlink(), b.mkdir())),
-              ('fifo', 'refuse', lambda: (b.unlink(), os.mkfifo(b))),
-              ('BOM', 'same', bytes_of(b, lambda d: b'\xef\xbb\xbf' + d)),
-              ('BOM', 'same', bytes_of(a, lambda d: b'\xef\xbb\xbf' + d)),
-              ('CRLF', 'same', bytes_of(a, lambda d: d.replace(b'\n', b'\r\n'))),
-              ('CRLF', 'same', bytes_of(b, lambda d: d.replace(b'\n', b'\r\n'))),
-              ('no last line end', 'same', bytes_of(b, lambda d: d.rstrip(b'\n'))),
-              ('row lost', 'refuse', bytes_of(b, lambda d: d[:d.rstrip().rfind(b'\n')+1])),
-              ('flipped bit', 'any', flip(a)), ('flipped bit', 'any', flip(b))]
-    return cases
+def read_pictures(folder):
+    return image_folder(folder).fingerprint
 
 
 def png_bomb():
     "A PNG that says it is 60,000 pixels wide and high"
     def chunk(kind, data):
-        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+        check = struct.pack('>I', zlib.crc32(kind + data))
+        return struct.pack('>I', len(data)) + kind + data + check
     header = struct.pack('>IIBBBBB', 60000, 60000, 8, 0, 0, 0, 0)
-    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(b'\0'*1000)) + chunk(b'IEND', b'')
+    pixels = zlib.compress(b'\0'*1000)
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', pixels) + chunk(b'IEND', b'')
 
 
-def picture_cases(folder, rng):
-    pictures = sorted(folder.rglob('*.png'))
+POSTSCRIPT = (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 48 48\n'
+              b'(/tmp/executed) (w) file closefile\nshowpage\n')
 
-    def one():
-        return rng.choice(pictures)
 
-    def write(data):
-        return lambda: one().write_bytes(data)
+def as_mode(path, mode):
+    "The same picture in another mode of PIL's"
+    def damage():
+        with Image.open(path) as picture:
+            picture.load()
+        picture.convert(mode).save(path)
+    return damage
 
-    def cut():
-        path = one()
-        path.write_bytes(path.read_bytes()[:rng.randrange(8, path.stat().st_size - 12)])
 
-    def flip():
-        path = one()
-        data = bytearray(path.read_bytes())
-        data[rng.randrange(8, len(data))] ^= 1 << rng.randrange(8)
-        path.write_bytes(data)
-
-    def instead(make):
-        def damage():
-            path = one()
-            path.unlink()
-            make(path)
-        return damage
-
-    def as_mode(mode):
-        def damage():
-            path = one()
-            with Image.open(path) as picture:
-                picture.load()
-            picture.convert(mode).save(path)
-        return damage
-
-    def deep():
-        path = one()
+def deeper(path):
+    "The same picture with 16 bits a pixel"
+    def damage():
         with Image.open(path) as picture:
             values = np.asarray(picture)
         Image.fromarray(values.astype(np.uint16)*257).save(path)
-    postscript = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 48 48\n(/tmp/executed) (w) file closefile\nshowpage\n'
-    return [('empty', 'refuse', write(b'')), ('text', 'refuse', write(b'hello')), ('bomb', 'refuse', write(png_bomb())),
-            ('postscript', 'refuse', write(postscript)), ('cut', 'refuse', cut), ('flipped bit', 'any', flip),
-            ('fifo', 'refuse', instead(os.mkfifo)), ('device', 'refuse', instead(lambda p: p.symlink_to('/dev/zero'))),
-            ('folder', 'any', instead(Path.mkdir)), ('dangling link', 'refuse', instead(lambda p: p.symlink_to('/nowhere'))),
-            ('RGBA', 'same', as_mode('RGBA')), ('LA', 'same', as_mode('LA')), ('RGB', 'same', as_mode('RGB')),
-            ('16 bit', 'same', deep), ('hidden file', 'same', lambda: (one().parent/'.DS_Store').write_bytes(b'x')),
-            ('Thumbs.db', 'same', lambda: (one().parent/'Thumbs.db').write_bytes(b'x')),
-            ('empty class', 'refuse', lambda: [p.unlink() for p in (folder/'train'/'anger').iterdir()]),
-            ('no test', 'any', lambda: [p.unlink() for p in (folder/'test').rglob('*.png')])]
+    return damage
 
 
-def load_parameters(path):
-    from fer_nr.ablation import read_params, spec_from
+def picture_cases(folder, rng):
+    path = rng.choice(sorted(folder.rglob('*.png')))
+    bad = dict(empty=b'', text=b'hello', bomb=png_bomb(), postscript=POSTSCRIPT,
+               html=b'<!DOCTYPE html><script>alert(1)</script>')
+    beside = ('.DS_Store', 'Thumbs.db', 'face.png:Zone.Identifier', '._face.png', 'notes.txt')
+    anger = list((folder/'train'/'anger').iterdir())
+    test = list((folder/'test').rglob('*.png'))
+    return [*[Case(name, 'refuse', partial(path.write_bytes, content))
+              for name, content in bad.items()],
+            Case('cut', 'refuse', cut(path, rng, 8, 12)), Case('flipped bit', 'any', flip(path, rng)),
+            *[Case(mode, 'same', as_mode(path, mode)) for mode in ('RGBA', 'LA', 'RGB', 'P')],
+            Case('16 bit', 'same', deeper(path)),
+            *[Case(f'beside it {name}', 'same', partial((path.parent/name).write_bytes, b'x'))
+              for name in beside],
+            Case('name with a line end', 'refuse', lambda: path.rename(path.with_name('a\nb.png'))),
+            Case('empty class', 'refuse', lambda: [picture.unlink() for picture in anger]),
+            Case('no test', 'any', lambda: [picture.unlink() for picture in test]),
+            *[case._replace(right='any' if case.name == 'folder' else 'refuse')
+              for case in no_file(path)]]
+
+
+def write_rafdb(folder, rng, n=14):
+    "RAF-DB's list and its aligned pictures"
+    lines = []
+    for split in ('train', 'test'):
+        for i in range(n):
+            lines.append(f'{split}_{i:05}.jpg {i % 7 + 1}\n')
+            write_picture(folder/f'Image/aligned/{split}_{i:05}_aligned.jpg', rng)
+    (folder/'EmoLabel').mkdir()
+    (folder/'EmoLabel/list_patition_label.txt').write_text(''.join(lines))
+    return folder
+
+
+def read_rafdb(folder):
+    return rafdb(folder, size=48).fingerprint
+
+
+def rafdb_cases(folder, rng):
+    path = folder/'EmoLabel'/'list_patition_label.txt'
+
+    def label(value):
+        return in_line(path, rng, lambda row: row.split(' ')[0] + f' {value}\n')
+    wrong = ('0', '8', '-1', '1.5', 'x', '', 'nan', '٣', '1 1 1 1')
+    return [*[Case(f'label {value}', 'refuse', label(value)) for value in wrong],
+            Case('row twice', 'refuse', in_line(path, rng, lambda row: row*2)),
+            Case('picture lost', 'refuse', next((folder/'Image/aligned').iterdir()).unlink),
+            Case('commas', 'same', with_bytes(path, lambda text: text.replace(b' ', b','))),
+            *any_text(path, rng)]
+
+
+def write_affectnet(folder, rng, n=16):
+    "AffectNet's lists and pictures"
+    head = ['subDirectory_filePath', 'face_x', 'face_y', 'face_width', 'face_height', 'expression']
+    for split in ('training', 'validation'):
+        rows = [[f'{split}/{i}.png', 0, 0, 48, 48, i % 8] for i in range(n)]
+        write_rows(folder/f'{split}.csv', [head, *rows])
+        for name, *_ in rows:
+            write_picture(folder/'Manually_Annotated_Images'/name, rng)
+    return folder
+
+
+def read_affectnet(folder):
+    return affectnet(folder, size=48).fingerprint
+
+
+def affectnet_cases(folder, rng):
+    path = folder/'training.csv'
+
+    def cell(value, k):
+        def change(row):
+            cells = row.rstrip('\n').split(',')
+            cells[k] = value
+            return ','.join(cells) + '\n'
+        return in_line(path, rng, change)
+    wrong = ('11', '-1', '2.7', 'x', '', 'nan', '1e9')
+    boxes = ('x', '', 'nan', '1e30', '900')
+    names = ('../x.png', '/etc/passwd', '', 'training\\..\\..\\x.png', 'gone.png')
+    return [*[Case(f'class {value}', 'refuse', cell(value, -1)) for value in wrong],
+            *[Case(f'box {value}', 'refuse', cell(value, 1)) for value in boxes],
+            *[Case(f'name {value}', 'refuse', cell(value, 0)) for value in names],
+            Case('row twice', 'same', in_line(path, rng, lambda row: row*2)),
+            Case('tabs', 'same', with_bytes(path, lambda text: text.replace(b',', b'\t'))),
+            *any_text(path, rng)]
+
+
+# --- parameters and tables -----------------------------------------------------------------
+
+def write_parameters(path, rng):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes((ROOT/'nbs/experiments/params/demo.yaml').read_bytes())
+
+
+def read_parameters(path):
     return spec_from(read_params([str(path)])).id
 
 
-def yaml_cases(path, rng):
-    odd = ['', 'x', '1e400', '-1', '0', 'nan', '.inf', 'null', '[]', '{}', '[1, 2]', 'yes', '1.5', '"', "'", '!!python/object/apply:os.system [x]',
-           '&a [*a]', '2026-01-01', '0x1F', '1_000', '\t', '%', '@', '`', '*x', '{a:1}', 'a: b', '9'*400]
+ODD = ['', 'x', '1e400', '-1', '0', 'nan', '.inf', 'null', '[]', '{}', '[1, 2]', 'yes', '1.5', '"',
+       "'", '!!python/object/apply:os.system [x]', '&a [*a]', '2026-01-01', '0x1F', '1_000', '\t',
+       '%', '@', '`', '*x', '{a:1}', 'a: b', '9'*400, '٣', '1,5', '0b1', '-0', 'TRUE', '~']
 
+
+def yaml_bomb():
+    "Lists of lists of lists, of which each line multiplies the number by nine"
+    lines = ['a0: &a0 [x, x, x, x, x, x, x, x, x]']
+    for k in range(1, 12):
+        lines.append(f'a{k}: &a{k} [{", ".join([f"*a{k-1}"]*9)}]')
+    return '\n'.join(lines) + '\n'
+
+
+def yaml_cases(path, rng, odd=12):
     def put():
-        values = path.read_text().splitlines()
-        lines = [k for k, line in enumerate(values) if ': ' in line and not line.startswith('#')]
-        k = rng.choice(lines)
-        values[k] = values[k].split(': ')[0] + ': ' + rng.choice(odd)
-        path.write_text('\n'.join(values) + '\n')
+        lines = path.read_text().splitlines()
+        wanted = [k for k, line in enumerate(lines) if ': ' in line and line.lstrip()[0] != '#']
+        k = rng.choice(wanted)
+        lines[k] = lines[k].split(': ')[0] + ': ' + rng.choice(ODD)
+        path.write_text('\n'.join(lines) + '\n')
 
-    def flip():
-        data = bytearray(path.read_bytes())
-        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-        path.write_bytes(data)
-
-    def bomb():
-        text = 'a0: &a0 [x, x, x, x, x, x, x, x, x]\n'
-        text += ''.join(f'a{k}: &a{k} [{", ".join([f"*a{k-1}"]*9)}]\n' for k in range(1, 12))
-        path.write_text(text)
-    cases = [('odd value', 'any', put) for _ in range(12)] + [('flipped bit', 'any', flip) for _ in range(4)]
-    cases += [('twice', 'refuse', lambda: path.write_text(path.read_text() + 'seed: 1\nseed: 2\n')), ('bomb', 'refuse', bomb),
-              ('deep', 'refuse', lambda: path.write_text('a: ' + '['*5000)), ('list', 'refuse', lambda: path.write_text('- a\n')),
-              ('empty', 'any', lambda: path.write_text('')), ('binary', 'refuse', lambda: path.write_bytes(rng.randbytes(300))),
-              ('unknown', 'refuse', lambda: path.write_text('epoch: 3\n'))]
-    return cases
+    def more(text):
+        return lambda: path.write_text(path.read_text() + text)
+    texts = dict(bomb=yaml_bomb(), deep='a: ' + '['*5000, list='- a\n', unknown='epoch: 3\n',
+                 alias='a: *b\n', tabs='a:\n\tb: 1\n', code='!!python/name:os.system\n')
+    return [*[Case('odd value', 'any', put) for _ in range(odd)],
+            *[Case('flipped bit', 'any', flip(path, rng)) for _ in range(4)],
+            Case('twice', 'refuse', more('seed: 1\nseed: 2\n')),
+            *[Case(name, 'refuse', partial(path.write_text, text)) for name, text in texts.items()],
+            Case('binary', 'refuse', lambda: path.write_bytes(rng.randbytes(300))),
+            Case('BOM', 'same', as_text(path, 'utf-8-sig')),
+            Case('UTF-16', 'same', as_text(path, 'utf-16')), *no_file(path)]
 
 
-def load_weights(path):
-    from fer_nr.backbone import load_model
-    model = load_model(path)
-    return hash_of(model.state_dict())
+TABLE = """title: A table
+base:
+  data: synthetic
+  arch: vit_tiny_patch16_224
+  img_size: 32
+rows:
+  - name: one
+    spec: {loss: ce}
+    paper: 50.0
+  - name: two
+    baseline: one
+    spec:
+      loss: fpdls
+      alpha: 0.8
+"""
 
+
+def write_table(path, rng):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(TABLE)
+
+
+def read_sweep(path):
+    table(load_table(path), [])
+    return [spec.id for spec in specs_of(read_tables([str(path)]), 2)]
+
+
+# --- weights, records, checkpoints, caches -------------------------------------------------
 
 def hash_of(tensors):
-    return zlib.crc32(b''.join(v.numpy().tobytes() for v in tensors.values()))
+    return zlib.crc32(b''.join(tensor.numpy().tobytes() for tensor in tensors.values()))
+
+
+def write_weights(path, rng):
+    path.parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    resizer = NeuralResizer('bilinear', down='none', up_size=32, size=32)
+    model = fer_model('vit_tiny_patch16_224', resizer, 8, depth=1, embed_dim=48, num_heads=3,
+                      head='linear')
+    save_weights(model, path)
+
+
+def read_model(path):
+    return hash_of(load_model(path).state_dict())
 
 
 class Executes:
@@ -229,39 +437,42 @@ class Executes:
 
 
 def weight_cases(path, rng):
-    def flip():
-        data = bytearray(path.read_bytes())
-        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-        path.write_bytes(data)
-
     def tensors(change):
-        from safetensors import safe_open
-        from safetensors.torch import load_file
-        with safe_open(path, 'pt') as file:
-            meta = file.metadata()
-        values = load_file(path)
-        name = rng.choice([k for k, v in values.items() if v.is_floating_point() and v.numel() > 1])
-        values[name] = change(values[name])
-        save_file(values, path, meta)
-    return [*[('flipped bit', 'refuse', flip) for _ in range(8)],
-            ('cut', 'refuse', lambda: path.write_bytes(path.read_bytes()[:rng.randrange(1, path.stat().st_size)])),
-            ('empty', 'refuse', lambda: path.write_bytes(b'')),
-            ('NaN', 'refuse', lambda: tensors(lambda v: v*float('nan'))),
-            ('int8', 'refuse', lambda: tensors(lambda v: v.to(torch.int8))),
-            ('shape', 'refuse', lambda: tensors(lambda v: v.flatten()[:-1].clone())),
-            ('no tensors', 'refuse', lambda: save_file({}, path)),
-            ('foreign', 'refuse', lambda: save_file({'x': torch.zeros(3)}, path)),
-            ('pickle', 'refuse', lambda: path.write_bytes(pickle.dumps(Executes(path.parent/'executed'))))]
+        def damage():
+            with safe_open(path, 'pt') as file:
+                meta = file.metadata()
+            values = load_file(path)
+            floats = [name for name, value in values.items()
+                      if value.is_floating_point() and value.numel() > 1]
+            name = rng.choice(floats)
+            values[name] = change(values[name])
+            save_file(values, path, meta)
+        return damage
+    changes = dict(nan=lambda value: value*float('nan'), int8=lambda value: value.to(torch.int8),
+                   bool=lambda value: value > 0, shape=lambda value: value.flatten()[:-1].clone(),
+                   other=lambda value: value + 1)
+    pickled = pickle.dumps(Executes(path.parent/'executed'))
+    return [*[Case('flipped bit', 'refuse', flip(path, rng)) for _ in range(8)],
+            Case('cut', 'refuse', cut(path, rng)),
+            Case('empty', 'refuse', partial(path.write_bytes, b'')),
+            *[Case(name, 'refuse', tensors(change)) for name, change in changes.items()],
+            Case('no tensors', 'refuse', lambda: save_file({}, path)),
+            Case('foreign', 'refuse', lambda: save_file(dict(x=torch.zeros(3)), path)),
+            Case('pickle', 'refuse', partial(path.write_bytes, pickled)),
+            Case('torch.save', 'refuse', lambda: torch.save(Executes(path.parent/'executed'), path)),
+            *no_file(path)]
 
 
-def load_records(folder):
-    import warnings
-    from fer_nr.ablation import load_table, records, table
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        found = records(folder)
-        for name in sorted((ROOT/'nbs/experiments/params').rglob('table2*.yaml')):
-            table(load_table(name), found)
+def write_record(folder, rng):
+    folder.mkdir(parents=True)
+    shutil.copy(sorted((ROOT/'results').glob('*.json'))[0], folder)
+
+
+def read_records(folder):
+    "What the tables of the paper make of a folder of records"
+    found = records(folder)
+    for path in sorted((ROOT/'nbs/experiments/params').rglob('table2*.yaml')):
+        table(load_table(path), found)
     return len(found)
 
 
@@ -284,112 +495,94 @@ def record_cases(folder, rng):
         record = json.loads(path.read_text())
         del record[rng.choice(list(record))]
         path.write_text(json.dumps(record))
-    return [*[('changed', 'any', change) for _ in range(12)], *[('lost field', 'any', lose) for _ in range(6)],
-            ('cut', 'any', lambda: path.write_bytes(path.read_bytes()[:rng.randrange(1, path.stat().st_size - 2)])),
-            ('deep', 'any', lambda: path.write_text('['*100000)), ('list', 'any', lambda: path.write_text('[1]'))]
-
-
-def make_learner(folder):
-    "A tiny training with checkpoints in `folder`"
-    from fer_nr.ablation import RunSpec, build_learner, load_faces
-    spec = RunSpec(data='synthetic', limit=100, arch='vit_tiny_patch16_224', arch_args=dict(depth=1), img_size=32, bs=16, epochs=1, augment='none',
-                   head='linear')
-    return build_learner(spec, load_faces(spec), folder)
+    return [*[Case('changed', 'any', change) for _ in range(12)],
+            *[Case('lost field', 'any', lose) for _ in range(6)], Case('cut', 'any', cut(path, rng)),
+            Case('deep', 'any', lambda: path.write_text('['*100_000)),
+            Case('list', 'any', lambda: path.write_text('[1]')),
+            *[case._replace(right='any') for case in no_file(path)]]
 
 
 def train(folder):
-    learn = make_learner(folder)
+    "Weights of a tiny training, with checkpoints in `folder`"
+    spec = RunSpec(data='synthetic', limit=100, arch='vit_tiny_patch16_224', img_size=32, bs=16,
+                   arch_args=dict(depth=1, embed_dim=48, num_heads=3), head='linear', epochs=1,
+                   augment='none')
+    learn = build_learner(spec, load_faces(spec), folder)
     learn.fit_recipe(1)
     return hash_of(learn.model.state_dict())
 
 
-def checkpoint_cases(folder, rng):
-    def flip(name):
-        def damage():
-            path = folder/name
-            data = bytearray(path.read_bytes())
-            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-            path.write_bytes(data)
-        return damage
-
-    def cut(name):
-        return lambda: (folder/name).write_bytes((folder/name).read_bytes()[:-rng.randrange(1, 5000)])
-    files = ('checkpoint.safetensors', 'best.safetensors')
-    return [*[('flipped bit', 'refuse', flip(name)) for name in files for _ in range(6)],
-            *[('cut', 'refuse', cut(name)) for name in files],
-            ('best lost', 'refuse', (folder/'best.safetensors').unlink),
-            ('odd progress', 'same', lambda: (folder/'progress.json').write_text('['))]
-
-
-def cache_cases(folder, rng):
-    def damage(change):
-        def act():
-            for path in folder.rglob('.fer_nr/*'):
-                if path.is_file():
-                    path.write_bytes(change(bytearray(path.read_bytes())))
-        return act
-
-    def flipped(data):
-        if data:
-            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-        return data
-    return [*[('flipped bit', 'same', damage(flipped)) for _ in range(5)], ('cut', 'same', damage(lambda data: data[:len(data)//2])),
-            ('empty', 'same', damage(lambda data: b''))]
-
-
-def write_weights(folder, rng):
-    from fer_nr.backbone import fer_model, save_weights
-    from fer_nr.resizer import NeuralResizer
-    folder.mkdir(parents=True)
-    torch.manual_seed(0)
-    resizer = NeuralResizer('bilinear', down='none', up_size=32, size=32)
-    save_weights(fer_model('vit_tiny_patch16_224', resizer, 8, depth=1, head='linear'), folder/'w.safetensors')
-    return folder/'w.safetensors'
-
-
-def write_records(folder, rng):
-    folder.mkdir(parents=True)
-    source = sorted((ROOT/'results').glob('*.json'))[0]
-    (folder/source.name).write_bytes(source.read_bytes())
-    return folder
-
-
-def write_yaml(folder, rng):
-    folder.mkdir(parents=True)
-    (folder/'demo.yaml').write_bytes((ROOT/'nbs/experiments/params/demo.yaml').read_bytes())
-    return folder/'demo.yaml'
-
-
 def write_checkpoints(folder, rng):
     train(folder)
-    return folder
+
+
+def checkpoint_cases(folder, rng):
+    files = [folder/'checkpoint.safetensors', folder/'best.safetensors']
+    weights = load_file(files[0])
+    return [*[Case('flipped bit', 'refuse', flip(path, rng)) for path in files for _ in range(6)],
+            *[Case('cut', 'refuse', cut(path, rng)) for path in files],
+            Case('best lost', 'refuse', files[1].unlink),
+            Case('no digest', 'refuse', lambda: save_file(weights, files[0])),
+            Case('odd progress', 'same', lambda: (folder/'progress.json').write_text('['))]
 
 
 def write_cached(folder, rng):
-    load_csv(write_fer2013(folder, rng))
-    return folder
+    write_ferplus(folder, rng)
+    read_ferplus(folder)
 
 
-KINDS = {  # kind: (make the undamaged input, its damages, read it)
-    'csv': (write_fer2013, csv_cases, load_csv), 'pictures': (write_pictures, picture_cases, load_folders),
-    'YAML': (write_yaml, yaml_cases, load_parameters), 'weights': (write_weights, weight_cases, load_weights),
-    'records': (write_records, record_cases, load_records),
-    'checkpoints': (write_checkpoints, checkpoint_cases, train), 'cache': (write_cached, cache_cases, load_csv)}
+def cache_cases(folder, rng):
+    files = [path for path in folder.rglob('.fer_nr/*') if path.is_file()]
+    cases = []
+    for path in files:
+        cases += [Case('flipped bit', 'same', flip(path, rng)) for _ in range(3)]
+        cases += [Case('cut', 'same', cut(path, rng)), Case('gone', 'same', path.unlink),
+                  Case('empty', 'same', partial(path.write_bytes, b''))]
+    return cases
+
+
+class Kind(NamedTuple):
+    "How an undamaged input is written, damaged and read"
+    write: object
+    cases: object
+    read: object
+    file: str = ''  # its name, where it is one file and no folder
+
+
+KINDS = {
+    'fer2013.csv': Kind(write_ferplus, pixels_cases, read_ferplus),
+    'fer2013new.csv': Kind(write_ferplus, votes_cases, read_ferplus),
+    'label.csv': Kind(write_ferplus, label_cases, partial(read_ferplus, votes='label')),
+    'pictures': Kind(write_pictures, picture_cases, read_pictures),
+    'rafdb': Kind(write_rafdb, rafdb_cases, read_rafdb),
+    'affectnet': Kind(write_affectnet, affectnet_cases, read_affectnet),
+    'parameters': Kind(write_parameters, yaml_cases, read_parameters, 'demo.yaml'),
+    'tables': Kind(write_table, yaml_cases, read_sweep, 'table.yaml'),
+    'weights': Kind(write_weights, weight_cases, read_model, 'w.safetensors'),
+    'records': Kind(write_record, record_cases, read_records),
+    'checkpoints': Kind(write_checkpoints, checkpoint_cases, train),
+    'cache': Kind(write_cached, cache_cases, read_ferplus)}
+
+
+# --- reading in a process of its own -------------------------------------------------------
+
+CLEAR = ValueError, OSError, RuntimeError, FloatingPointError  # what commands end in one line
 
 
 def read_in_child(read, path, results):
-    "In a process of its own: what reading gives"
+    "What reading gives, or how it fails"
     torch.set_num_threads(1)
     os.environ['HF_HUB_OFFLINE'] = '1'
     null = open(os.devnull, 'w')
     os.dup2(null.fileno(), 1)
     os.dup2(null.fileno(), 2)
+    warnings.simplefilter('ignore')
     try:
         results.put(('answer', read(path)))
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
-        results.put(('line' if '\n' not in str(error).strip() else 'traceback', f'{type(error).__name__}: {error}'))
     except BaseException as error:
-        results.put(('traceback', f'{type(error).__name__}: {error}'))
+        message = str(error).split(':\n\t')[-1].strip()  # fastai names the callback before it
+        clear = isinstance(error, CLEAR) and message and message.isprintable()
+        results.put(('line' if clear else 'traceback', f'{type(error).__name__}: {message}'))
 
 
 def attempt(read, path, seconds=120):
@@ -403,7 +596,9 @@ def attempt(read, path, seconds=120):
         child.kill()
         child.join()
         return 'hang', ''
-    return results.get() if not results.empty() else ('traceback', f'the process ended with {child.exitcode}')
+    if results.empty():
+        return 'traceback', f'the process ended with {child.exitcode}'
+    return results.get()
 
 
 def judge(right, came, expected):
@@ -418,38 +613,52 @@ def judge(right, came, expected):
     return 'right' if right == 'same' and what == expected else 'SILENT'
 
 
-def inputs(n, seed, folder, only=None, say=print):
-    "Try `n` damaged inputs; returns counts by kind and what came of them"
-    import fer_nr.ablation  # noqa: F401  once, before the processes fork
-    import fer_nr.backbone  # noqa: F401
-    import fer_nr.data  # noqa: F401
+def was_executed(work):
+    return list(work.rglob('executed')) or Path('/tmp/executed').exists()
+
+
+def whole_input(name, kind, seed, folder):
+    "(where an undamaged input lies, what reading it gives)"
+    place = folder/name
+    kind.write(place/kind.file, random.Random(f'{seed} {name}'))
+    copy = folder/f'{name} read'
+    shutil.copytree(place, copy)
+    how, expected = attempt(kind.read, copy/kind.file)
+    assert how == 'answer', (name, expected)
+    return place, expected
+
+
+def try_one(kind, place, work, k, seed, expected):
+    "(case `k`, what came of it, in a word) of a copy of an undamaged input"
+    shutil.copytree(place, work)
+    path = work/kind.file
+    case = kind.cases(path, random.Random(seed))[k]
+    case.damage()
+    came = attempt(kind.read, path)
+    verdict = 'EXECUTED' if was_executed(work) else judge(case.right, came, expected)
+    shutil.rmtree(work, ignore_errors=True)
+    return case, came[1], verdict
+
+
+def inputs(n, seed, folder, say=print, only=()):
+    "Try `n` damaged inputs, of all kinds in turn or `only` of some; counts what came of them"
     torch.set_num_threads(1)
-    counts, number = Counter(), 0
-    kinds = {kind: parts for kind, parts in KINDS.items() if only is None or kind in only}
-    expected = {}
-    while number < n:
-        for kind, (make, damages, read) in kinds.items():
-            names = None
-            k = 0
-            while names is None or k < len(names):
-                work = folder/f'{number}-{kind}'
-                path = make(work, random.Random(f'{seed} {kind}'))
-                if kind not in expected:
-                    how, expected[kind] = attempt(read, path)
-                    assert how == 'answer', (kind, expected[kind])
-                cases = damages(path, random.Random(f'{seed} {number}'))
-                names = [name for name, _, _ in cases]
-                name, right, damage = cases[k]
-                damage()
-                came = attempt(read, path)
-                verdict = judge(right, came, expected[kind])
-                if list(work.rglob('executed')) or Path('/tmp/executed').exists():
-                    verdict = 'EXECUTED'
-                counts[f'{kind}: {verdict}'] += 1
-                if verdict.isupper():
-                    say(f'{kind}, {name} ({right} is right): {verdict}: {str(came[1])[:300]}', flush=True)
-                shutil.rmtree(work, ignore_errors=True)
-                number, k = number + 1, k + 1
-                if number >= n:
-                    return counts
+    counts = Counter()
+    whole = {name: whole_input(name, KINDS[name], seed, folder) for name in only or KINDS}
+    for tried, (name, k) in zip(range(n), in_turn(whole)):
+        place, expected = whole[name]
+        case, came, verdict = try_one(KINDS[name], place, folder/f'try{tried}', k,
+                                      f'{seed} {tried}', expected)
+        counts[f'{name}: {verdict}'] += 1
+        if verdict.isupper():
+            say(f'{name}, {case.name} ({case.right}): {verdict}: {str(came)[:300]}')
     return counts
+
+
+def in_turn(whole):
+    "(kind, number of its case) again and again"
+    numbers = []
+    for name, (place, _) in whole.items():
+        path = place/KINDS[name].file
+        numbers += [(name, k) for k in range(len(KINDS[name].cases(path, random.Random(0))))]
+    return itertools.cycle(numbers)
