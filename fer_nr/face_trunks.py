@@ -87,9 +87,13 @@ class FaceTrunk(nn.Module):
         linear = nn.Linear(self.num_features, num_classes, bias=False) if num_classes else None
         self.fc = linear or nn.Identity()
 
+    def forward_head(self, features:torch.Tensor # (B, D, h, w) of `forward_features`
+                    )->torch.Tensor: # pooled features (B, D), or what `fc` makes of them
+        return self.fc(features.mean((2, 3)))
+
     def forward(self, x:torch.Tensor # (B, 3, H, W), normalised
-               )->torch.Tensor: # features (B, D), or what `fc` makes of them
-        return self.fc(self.forward_features(x).mean((2, 3)))
+               )->torch.Tensor: # likewise
+        return self.forward_head(self.forward_features(x))
 
 class DlibResNet29(FaceTrunk):
     "dlib's `dlib_face_recognition_resnet_model_v1`: 256 features of an image"
