@@ -87,9 +87,11 @@ class FaceTrunk(nn.Module):
         linear = nn.Linear(self.num_features, num_classes, bias=False) if num_classes else None
         self.fc = linear or nn.Identity()
 
-    def forward_head(self, features:torch.Tensor # (B, D, h, w) of `forward_features`
+    def forward_head(self, features:torch.Tensor,  # (B, D, h, w) of `forward_features`
+                     pre_logits:bool=False # stop before `fc`
                     )->torch.Tensor: # pooled features (B, D), or what `fc` makes of them
-        return self.fc(features.mean((2, 3)))
+        pooled = features.mean((2, 3))
+        return pooled if pre_logits else self.fc(pooled)
 
     def forward(self, x:torch.Tensor # (B, 3, H, W), normalised
                )->torch.Tensor: # likewise
