@@ -158,17 +158,19 @@ def faces_figure(
     where = torch.arange(len(faces)) if where is None else torch.as_tensor(where)
     here = page_slice(len(where), page, per_page)
     shown = faces[where[here]]
+    labels = shown.labels.tolist()
+    notes = notes[here] if notes else [faces.vocab[label] for label in labels]
     probs = None if logits is None else torch.as_tensor(logits)[where[here]].softmax(1)
+    answers = labels if probs is None else probs.argmax(1).tolist()
     rows = max(1, math.ceil(len(shown) / FACES_A_ROW))
     height = .25 + 1.01 * rows
     picture = Picture(figsize=(7, height))
     axes = picture.add_axes((0, 0, 1, 1 - .25 / height))  # one for all faces: axes take time
-    for i, (image, label, name) in enumerate(zip(shown.images, shown.labels.tolist(), shown.names)):
-        note = notes[here][i] if notes else faces.vocab[label]
+    for i, (image, name, note) in enumerate(zip(shown.images, shown.names, notes)):
+        row, column = divmod(i, FACES_A_ROW)
         title = f'{Path(str(name)).stem[-16:]}  {note}'
-        wrong = probs is not None and probs[i].argmax() != label
-        x, y = i % FACES_A_ROW * CELL_WIDTH, i // FACES_A_ROW * CELL_HEIGHT
-        draw_face(axes, image, faces.vocab, title, 'C3' if wrong else 'k', x, y)
+        color = 'k' if answers[i] == labels[i] else 'C3'
+        draw_face(axes, image, faces.vocab, title, color, column * CELL_WIDTH, row * CELL_HEIGHT)
     draw_bars(axes, shown.vote_dist(), .8, '.72')
     if probs is not None:
         draw_bars(axes, probs, .35, 'C0')
@@ -315,29 +317,28 @@ def loss_figure(
     if emotion not in vocab:
         raise ValueError(unknown_class(emotion, vocab))
     k, n_classes = list(vocab).index(emotion), len(vocab)
+    label, places = torch.tensor([k]), np.arange(n_classes)
     confidence = torch.linspace(.005, .995, 199, dtype=torch.float64)
     picture, ((value, slope), (target, least)) = new_picture(7, 4.6, rows=2, columns=2)
+    styles = [dict(lw=1.2), dict(lw=1.2), dict(lw=1.2, ls='--'), dict(lw=2.2)]
     for i, (name, loss) in enumerate(four_losses(prior, alpha, gamma).items()):
-        width = 2.2 if name == 'F-PDLS' else 1.2
-        style = dict(color=f'C{i}', lw=width, ls='--' if name == 'PDLS' else '-')
         losses, slopes = loss_lines(loss, k, n_classes, confidence)
-        value.plot(confidence, losses, label=name, **style)
-        slope.plot(confidence, slopes, **style)
-        x = np.arange(n_classes) + (i - 1.5) * .2
-        wanted = loss.target_dist(torch.tensor([k]), n_classes)[0]
-        target.bar(x, wanted.numpy(), .2, color=f'C{i}')
-        least.bar(x, minimiser(loss, k, n_classes).numpy(), .2, color=f'C{i}')
+        value.plot(confidence, losses, label=name, **styles[i])
+        slope.plot(confidence, slopes, **styles[i])
+        bars = places + (i - 1.5) * .2
+        target.bar(bars, loss.target_dist(label, n_classes)[0].numpy(), .2)
+        least.bar(bars, minimiser(loss, k, n_classes).numpy(), .2)
+    for axes in (value, slope):
+        axes.set_xlabel(f'confidence in the label, {figure_text(emotion)}', fontsize=8)
+    names = [figure_text(name, 20) for name in vocab]
+    for axes in (target, least):
+        axes.set_xticks(places, names, rotation=40, ha='right')
+        axes.set_ylim(0, 1)
     titles = {value: 'loss', slope: "derivative by the label's logit",
               target: 'target', least: 'where the loss is least'}
     for axes, title in titles.items():
         axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=7)
-    for axes in (value, slope):
-        axes.set_xlabel(f'confidence in the label, {figure_text(emotion)}', fontsize=8)
-    names = [figure_text(name, 20) for name in vocab]
-    for axes in (target, least):
-        axes.set_xticks(range(n_classes), names, rotation=40, ha='right', fontsize=7)
-        axes.set_ylim(0, 1)
     value.set_ylim(0, 5)
     value.legend(fontsize=7)
     slope.axhline(0, color='k', lw=.5)

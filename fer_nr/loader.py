@@ -37,14 +37,13 @@ def epoch_order(n:int,     # images
 # %% ../nbs/00d_loader.ipynb #870987f8
 def map_ahead(function, # of one argument
               items,    # the arguments
-              steps=2,  # results that may wait
              ):         # the results, in order
-    "Like `map`, computed up to `steps` ahead in a thread"
+    "Like `map`, computed two ahead in a thread"
     with ThreadPoolExecutor(1) as thread:
         waiting = deque()
         for item in items:
             waiting.append(thread.submit(function, item))
-            if len(waiting) > steps:
+            if len(waiting) > 2:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

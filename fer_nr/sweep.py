@@ -160,23 +160,22 @@ def experience(recs:list[dict],         # records
               )->KnownSpeeds:
     "Speeds and numbers of images from records, and from what unfinished runs report"
     device = device or device_name('cuda' if torch.cuda.is_available() else 'cpu')
-    found,examples,images = {},{},{}
+    measured,images = [],{}
     for record in recs:
         spec = record.spec
         images[data_key(spec)] = record['data']['images']
         if record['device']==device and record.get('processes', 1)==1:
             speed = median(epoch['images_per_s'] for epoch in record['history'])
-            found.setdefault(cost_key(spec), []).append(speed)
-            examples[cost_key(spec)] = spec
+            measured.append((cost_key(spec), spec, speed))
     for spec in specs:
         report = reported(spec, runs)
         if report and report.get('device')==device:
-            found.setdefault(cost_key(spec), []).append(report['images_per_s'])
-            examples[cost_key(spec)] = spec
+            measured.append((cost_key(spec), spec, report['images_per_s']))
             train = report['batches']*spec.bs//report['epochs']
             images.setdefault(data_key(spec), dict(train=train, test=0))
-    speed = {key:median(speeds) for key,speeds in found.items()}
-    return KnownSpeeds(device, speed, examples, images)
+    examples = {key:spec for key,spec,_ in measured}
+    speeds = {key:median(speed for other,_,speed in measured if other==key) for key in examples}
+    return KnownSpeeds(device, speeds, examples, images)
 
 def reported(spec:RunSpec, runs:Path|str)->dict|None:
     "What a run reported last, if it says how far it is and how fast"
@@ -269,8 +268,11 @@ def show_plan(plan:pd.DataFrame, # of `plan`
     counts = ', '.join(f'{count} {status}' for status,count in plan.status.value_counts().items())
     todo = plan[~plan.status.isin(['done','running'])]
     unknown = int(todo.seconds.isna().sum())
-    left = [] if unknown and unknown==len(todo) else [clock(todo.seconds.sum(), todo.rough.any())]
-    left += [f'{unknown} runs of unknown length'] if unknown else []
+    left = []
+    if not unknown or unknown<len(todo):
+        left.append(clock(todo.seconds.sum(), todo.rough.any()))
+    if unknown:
+        left.append(f'{unknown} runs of unknown length')
     legend = f'(h:mm:ss on {device}; ~ scaled from other models)'
     return '\n'.join([*lines, f"{counts}; {' and '.join(left)} to go {legend}"])
 

@@ -10,6 +10,7 @@
     - {name: somebody else's, paper: 89.16}  # a number without a run
     notes: [what a reader must know]
 """
+import contextlib
 import itertools
 import math
 from pathlib import Path
@@ -50,26 +51,32 @@ def load_table(path: Path | str, change: dict | None = None, budget=None) -> dic
     `change` are fields to change in every row, `budget` stands in for the table's own. Raises
     `ValueError` in one line: file, row, what was found, what was expected.
     """
-    path, content = Path(path), read_yaml(path)
-    try:
+    path, content, change = Path(path), read_yaml(path), change or {}
+    with named_place(path):
         check_entries(content, TABLE)
         if budget and 'budget' not in content:
             raise ValueError(f'budget={budget}: this table has no budget to change')
         shared = read_base([content.get('base', {}), budget or content.get('budget', {})], path)
-    except (ValueError, OSError) as error:
-        raise ValueError(f'{path}: {error}') from None
     rows = named_rows(content.get('rows'), path)
     full_rows = []
     for row in rows.values():
-        try:
-            full_rows.append(full_row(row, shared, change or {}, rows, path))
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{path}, row {row['name']!r}: {error}") from None
-    changed = ({'budget': budget} if budget else {}) | (change or {})
-    said = ', '.join(f'{name}={value}' for name, value in changed.items())
+        with named_place(f"{path}, row {row['name']!r}"):
+            full_rows.append(full_row(row, shared, change, rows, path))
     title = content.get('title', path.stem)
-    content |= dict(title=f'{title} ({said})' if said else title, rows=full_rows)
+    changed = dict(budget=budget) | change if budget else change
+    if changed:
+        title += f" ({', '.join(f'{name}={value}' for name, value in changed.items())})"
+    content |= dict(title=title, rows=full_rows)
     return {name: content[name] for name in ('title', 'paper', 'notes', 'rows') if name in content}
+
+
+@contextlib.contextmanager
+def named_place(place):
+    "An error within says where it was found"
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise ValueError(f'{place}: {error}') from None
 
 
 def named_rows(rows, path: Path) -> dict[str, dict]:
@@ -78,7 +85,8 @@ def named_rows(rows, path: Path) -> dict[str, dict]:
         raise ValueError(f'{path}: rows is missing or empty: expected a list of rows')
     named = {}
     for number, row in enumerate(rows, 1):
-        try:
+        name = f" ({str(row['name'])[:40]})" if isinstance(row, dict) and 'name' in row else ''
+        with named_place(f'{path}, row {number}{name}'):
             check_row(row)
             for one in grid_rows(row):
                 if one['name'] in named:
@@ -86,9 +94,6 @@ def named_rows(rows, path: Path) -> dict[str, dict]:
                 named[one['name']] = one
             if len(named) > MOST_ROWS:
                 raise ValueError(f'expected at most {MOST_ROWS:,} rows')
-        except ValueError as error:
-            name = f" ({str(row['name'])[:40]})" if isinstance(row, dict) and 'name' in row else ''
-            raise ValueError(f'{path}, row {number}{name}: {error}') from None
     return named
 
 

@@ -235,9 +235,9 @@ def test_nothing_in_a_file_is_run(tmp_path):
 
 
 REQUESTS = [
-    (dict(arch='vit_tny_patch16_224'), ValueError, ["'vit_tny_patch16_224'", 'matches: vit_tiny']),
-    (dict(arch='hf-hub:someone/model'), ValueError, ['no model']),
-    (dict(arch='swin_small_patch4_window7_224.in1k'), ValueError, ["tagged 'in1k'", 'ms_in1k']),
+    (dict(arch='vit_tny_patch16_224'), ValueError, ["'vit_tny_patch16_224'", 'near names are vit_tiny']),
+    (dict(arch='hf-hub:someone/model'), ValueError, ['is unknown to timm']),
+    (dict(arch='swin_small_patch4_window7_224.in1k'), ValueError, ["'in1k' is unknown", 'ms_in1k']),
     (dict(arch=TINY, img_size=100), ValueError, ['patches of 16 px', 'take 96 or 112']),
     (dict(arch=TINY, img_size=-16), ValueError, ['img_size=-16', '> 0']),
     (dict(arch='xcit_nano_12_p16_224', img_size=100), ValueError, ['img_size=100']),
