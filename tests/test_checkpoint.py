@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from fer_nr.checkpoint import load_state, save_state
-from fer_nr.files import write_json
+from fer_nr.files import remove_leftovers, write_json
 
 SCRIPT = '''
 import os, signal, sys, warnings
@@ -113,6 +113,24 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path):
     assert load_state(tmp_path/'c')[1] == {'epoch': 1}
     assert json.loads((tmp_path/'r.json').read_text()) == {'a': 1}
     assert sorted(path.name for path in tmp_path.iterdir()) == ['c', 'r.json']
+
+
+def test_leftovers_of_the_killed_are_removed(tmp_path):
+    "Our own temporary files and those of safetensors, which is killed here while it writes"
+    script = ('import os, sys, threading, torch; from fer_nr.files import save_tensors\n'
+              'def watch():\n'
+              '    while not [name for name in os.listdir(sys.argv[1]) if len(name) == 10]: pass\n'
+              '    os.kill(os.getpid(), 9)\n'
+              'threading.Thread(target=watch).start()\n'
+              'while True: save_tensors(sys.argv[1] + "/c", dict(w=torch.ones(10**7)))')
+    subprocess.run([sys.executable, '-c', script, str(tmp_path)])
+    left = {path.name for path in tmp_path.iterdir()} - {'c'}
+    assert any(name.startswith('.tmp') for name in left)
+    (tmp_path/'.nfs0001').write_text('')
+    remove_leftovers(tmp_path)
+    assert left <= {path.name for path in tmp_path.iterdir()}  # they may be in use
+    remove_leftovers(tmp_path, older_than=0)
+    assert {path.name for path in tmp_path.iterdir()} - {'c'} == {'.nfs0001'}
 
 
 def test_every_flipped_bit_is_noticed(tmp_path):
