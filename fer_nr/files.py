@@ -80,8 +80,13 @@ def replacing(path: Path | str):
 
 
 def remove_leftovers(folder: Path | str, older_than: float = 3600.):
-    "Delete temporary files that a killed process left, if they are older than so many seconds"
-    for left in Path(folder).glob('.*.tmp'):
+    """Delete temporary files that a killed process left, if they are older than so many seconds.
+
+    They are called as `replacing` and, below it, safetensors call them.
+    """
+    for left in Path(folder).glob('.*'):
+        if not re.fullmatch(r'\..*\.tmp|\.tmp\w{6}', left.name):
+            continue
         try:
             if time.time() - left.stat().st_mtime > older_than:
                 left.unlink()

@@ -25,6 +25,7 @@ from .files import load_tensors, read_json
 from .registry import find_part, unknown
 from .spec import RunSpec, spec_from
 from .tables import find_table, load_table, params_folder
+from .text import markdown_text
 
 # %% ../nbs/06b_results.ipynb #ba6a9b6a
 def is_positive(value)->bool:
@@ -425,8 +426,10 @@ def as_text(title, cells, notes)->str:
 def as_markdown(title, cells, notes)->str:
     "A table for a page"
     rows = [list(cells.columns), [':--']+['--:']*(cells.shape[1]-1), *cells.to_numpy().tolist()]
-    lines = ['| '+' | '.join(cell.replace('|', '\\|') for cell in row)+' |' for row in rows]
-    return '\n'.join([f'### {title}', '', *lines, '', *(f'- {note}' for note in notes)])+'\n'
+    cells = [[markdown_text(cell).replace('|', '\\|') for cell in row] for row in rows]
+    lines = ['| '+' | '.join(row)+' |' for row in cells]
+    notes = [f'- {markdown_text(note)}' for note in notes]
+    return '\n'.join([f'### {markdown_text(title)}', '', *lines, '', *notes])+'\n'
 
 def as_html(title, cells, notes)->str:
     "A table for a browser; what comes from files is text"

@@ -4,7 +4,7 @@ They are shown letter by letter and never obeyed as mathematics, HTML or control
 """
 import html
 
-__all__ = ['one_line', 'figure_text', 'html_text']
+__all__ = ['one_line', 'figure_text', 'html_text', 'markdown_text']
 
 
 def one_line(
@@ -32,3 +32,10 @@ def html_text(
 ) -> str:
     "Text for HTML, in an attribute too: tags and quotes are shown, not obeyed"
     return html.escape(one_line(text, longest))
+
+
+def markdown_text(
+    text,  # the name of a row, a title, a remark
+) -> str:
+    "Text for Markdown: its own signs count, HTML in it is shown, not obeyed"
+    return html.escape(one_line(text), quote=False)

@@ -1,5 +1,6 @@
 "A training that is killed, at any moment, ends at the same numbers as one that was not."
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -7,71 +8,78 @@ import subprocess
 import sys
 
 import pytest
+import safetensors.torch
 import torch
+from fastai.callback.core import Callback
 from safetensors.torch import load_file
 
-from fer_nr.checkpoint import load_state, save_state
-from fer_nr.files import write_json
-
-SCRIPT = '''
-import os, signal, sys, warnings
-warnings.simplefilter('ignore')
-import safetensors.torch
 from fer_nr.ablation import RunSpec, build_learner, load_faces
-from fer_nr.training import Callback, write_json
+from fer_nr.checkpoint import load_state, save_state
+from fer_nr.files import remove_leftovers, write_json
 
-path, moment, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-seen, replace, save_file = 0, os.replace, safetensors.torch.save_file
-
-def now(at):
-    "Die without a word at the `count`-th `moment`"
-    global seen
-    if at == moment:
-        seen += 1
-        if seen == count:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-def half(tensors, file, *args):
-    "Write, and die with half of the file on the disk"
-    save_file(tensors, file, *args)
-    if moment == 'write':
-        os.truncate(file, os.path.getsize(file)//2)
-        now('write')
-        save_file(tensors, file, *args)
-
-def renamed(*args):
-    now('before rename')
-    replace(*args)
-    now('after rename')
-
-safetensors.torch.save_file, os.replace = half, renamed
-
-class Batch(Callback):
-    order = 100
-    def after_backward(self): now('after backward')
-    def after_step(self): now('after step')
-    def before_validate(self): now('before validate')
-
-spec = RunSpec(data='synthetic', limit=400, arch='swin_tiny_patch4_window7_224', img_size=64,
+SPEC = RunSpec(data='synthetic', limit=400, arch='swin_tiny_patch4_window7_224', img_size=64,
                arch_args=dict(window_size=4, embed_dim=16, depths=[1, 1], num_heads=[1, 2]),
                up='sr', up_size=96, down='ltr', head='mlp', loss='fpdls', lr=2e-3, layer_decay=1.,
                ema=.9, epochs=2, bs=32, drop_path=.1)
-learn = build_learner(spec, load_faces(spec), path, device='cpu', seconds=0)
-learn.add_cb(Batch())
-learn.fit_recipe(spec.epochs)
-clock = ('seconds', 'images_per_s')
-history = [{k: v for k, v in row.items() if k not in clock} for row in learn.checkpoint.history]
-write_json(os.path.join(path, 'done.json'), dict(history=history))
-'''
+
+
+class Moments(Callback):
+    "Dies without a word at the `count`-th `moment`: of a batch, or while a file is written"
+    order = 100
+
+    def __init__(self, moment, count):
+        self.moment, self.left = moment, count
+        self.replace, self.save_file = os.replace, safetensors.torch.save_file
+        os.replace, safetensors.torch.save_file = self.renamed, self.half
+
+    def now(self, moment):
+        self.left -= moment == self.moment
+        if not self.left and moment == self.moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def half(self, tensors, file, *args):
+        "Write, and die with half of the file on the disk"
+        self.save_file(tensors, file, *args)
+        if self.moment == 'write':
+            os.truncate(file, os.path.getsize(file)//2)
+            self.now('write')
+            self.save_file(tensors, file, *args)
+
+    def renamed(self, *args):
+        self.now('before rename')
+        self.replace(*args)
+        self.now('after rename')
+
+    def after_backward(self):
+        self.now('after backward')
+
+    def after_step(self):
+        self.now('after step')
+
+    def before_validate(self):
+        self.now('before validate')
+
+
+def run(path, moment, count):
+    "A training; leaves its history without clocks in done.json"
+    torch.set_num_threads(1)
+    learn = build_learner(SPEC, load_faces(SPEC), path, device='cpu', seconds=0)
+    learn.add_cb(Moments(moment, count))
+    learn.fit_recipe(SPEC.epochs)
+    clock = ('seconds', 'images_per_s')
+    history = [{name: value for name, value in row.items() if name not in clock}
+               for row in learn.checkpoint.history]
+    write_json(path/'done.json', dict(history=history))
 
 
 def train(path, moment='never', count=0):
-    "Exit code of a training in its own process, killed at the `count`-th `moment`"
-    one_thread = os.environ | dict(OMP_NUM_THREADS='1')
-    done = subprocess.run([sys.executable, '-c', SCRIPT, str(path), moment, str(count)],
-                          capture_output=True, text=True, env=one_thread)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr[-2000:]
-    return done.returncode
+    "Exit code of a training in a forked process, killed at the `count`-th `moment`"
+    context = multiprocessing.get_context('fork')
+    child = context.Process(target=run, args=(path, moment, count))
+    child.start()
+    child.join()
+    assert child.exitcode in (0, -signal.SIGKILL)
+    return child.exitcode
 
 
 @pytest.fixture(scope='module')
@@ -113,6 +121,24 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path):
     assert load_state(tmp_path/'c')[1] == {'epoch': 1}
     assert json.loads((tmp_path/'r.json').read_text()) == {'a': 1}
     assert sorted(path.name for path in tmp_path.iterdir()) == ['c', 'r.json']
+
+
+def test_leftovers_of_the_killed_are_removed(tmp_path):
+    "Our own temporary files and those of safetensors, which is killed here while it writes"
+    script = ('import os, sys, threading, torch; from fer_nr.files import save_tensors\n'
+              'def watch():\n'
+              '    while not [name for name in os.listdir(sys.argv[1]) if len(name) == 10]: pass\n'
+              '    os.kill(os.getpid(), 9)\n'
+              'threading.Thread(target=watch).start()\n'
+              'while True: save_tensors(sys.argv[1] + "/c", dict(w=torch.ones(10**7)))')
+    subprocess.run([sys.executable, '-c', script, str(tmp_path)])
+    left = {path.name for path in tmp_path.iterdir()} - {'c'}
+    assert any(name.startswith('.tmp') for name in left)
+    (tmp_path/'.nfs0001').write_text('')
+    remove_leftovers(tmp_path)
+    assert left <= {path.name for path in tmp_path.iterdir()}  # they may be in use
+    remove_leftovers(tmp_path, older_than=0)
+    assert {path.name for path in tmp_path.iterdir()} - {'c'} == {'.nfs0001'}
 
 
 def test_every_flipped_bit_is_noticed(tmp_path):

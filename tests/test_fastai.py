@@ -128,6 +128,8 @@ def test_results_are_named(learn, faces):
     assert shown == expected
     learn.dls.valid.show_batch(max_n=4)
     assert titles() == [FERPLUS[label] for label in faces.valid.labels[:4]]
+    learn.dls.valid.show_batch(max_n=3, unique=True)  # fastai asks for one face without end
+    assert titles() == [FERPLUS[faces.valid.labels[0]]] * 3
 
 
 def test_augmented_passes(faces):

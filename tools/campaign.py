@@ -1,9 +1,10 @@
 """Kills, races, full disks and damaged inputs, tried on whole runs by command, with their counts.
 
-    python -m tools.campaign kills --n 100    # each continued run ends at equal numbers
-    python -m tools.campaign races            # eight commands for one run, two sweeps over one folder
-    python -m tools.campaign disks --n 20     # full or read-only, at different moments
-    python -m tools.campaign inputs --n 300   # damaged csv files, pictures, YAML, weights, records …
+    python -m tools.campaign trainings --n 300  # in Python: killed, continued, equal numbers
+    python -m tools.campaign kills --n 100      # the same of whole runs by command
+    python -m tools.campaign races              # eight commands for one run, two sweeps at once
+    python -m tools.campaign disks --n 20       # full or read-only, at different moments
+    python -m tools.campaign inputs --n 500     # damaged csv files, pictures, YAML, weights …
 
 All of it is seeded. Each part ends with its counts, and with exit code 1 if one of them is in
 capital letters: something was lost, left behind or said badly. The short form of each part is
@@ -11,6 +12,7 @@ capital letters: something was lost, left behind or said badly. The short form o
 """
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -22,8 +24,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import torch
 import yaml
 from safetensors.torch import load_file
+
+from fer_nr.ablation import RunSpec, build_learner, load_faces, make_record
 
 from .damaged_inputs import inputs
 
@@ -55,11 +60,15 @@ def hear_ctrl_c():
 def start(folder, mark, name='fer_nr_run', *more):
     "A command on the tiny run in `folder`, in a session of its own"
     line = [BIN/name, folder/'tiny.yaml', '--runs', folder/'runs', *more]
-    environment = os.environ | {MARK: mark, 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore',
-                                'TMPDIR': str(folder/'tmp')}
-    return subprocess.Popen(line, cwd=ROOT, env=environment, start_new_session=True, text=True,
-                            preexec_fn=hear_ctrl_c, stdout=subprocess.DEVNULL,
+    return subprocess.Popen(line, cwd=ROOT, env=marked(folder, mark), start_new_session=True,
+                            text=True, preexec_fn=hear_ctrl_c, stdout=subprocess.DEVNULL,
                             stderr=subprocess.PIPE)
+
+
+def marked(folder, mark):
+    "An environment by which its processes are found; temporary files go below `folder`"
+    return os.environ | {MARK: mark, 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore',
+                         'TMPDIR': str(folder/'tmp')}
 
 
 def finish(folder, mark):
@@ -125,7 +134,7 @@ def outcome(work):
 
 
 WHOLE = {'train.ipynb', 'record.json', 'logits.safetensors', 'best.safetensors', 'progress.json',
-         'checkpoint.safetensors', 'lock', 'command.lock'}  # what a finished run's folder holds
+         'checkpoint.safetensors', 'lock', 'command.lock'}  # of a finished run's folder
 
 
 def leftovers(work):
@@ -152,7 +161,73 @@ def reference(folder):
     return outcome(work), time.time() - began, training
 
 
-# --- the parts -----------------------------------------------------------------------------
+# --- trainings in Python -------------------------------------------------------------------
+
+def train(spec, faces, folder, errors=None):
+    "A training with a checkpoint after each batch, and its record; its error goes to a queue"
+    torch.set_num_threads(1)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    try:
+        learn = build_learner(spec, faces, folder, device='cpu', seconds=0)
+        learn.fit_recipe(spec.epochs)
+        make_record(spec, faces, learn, folder)
+    except (ValueError, OSError, RuntimeError) as error:
+        if errors is None:
+            raise
+        errors.put(str(error).split(':\n\t')[-1])  # fastai names the callback before it
+        sys.exit(1)
+
+
+def in_child(spec, faces, work, errors=None):
+    "A training in a forked process, which has nothing to import"
+    arguments = spec, faces, work/'runs'/spec.id, errors
+    child = multiprocessing.get_context('fork').Process(target=train, args=arguments)
+    child.start()
+    return child
+
+
+def undisturbed(folder, **changes):
+    "(spec, its faces, what its training comes to, its seconds)"
+    spec = RunSpec(**TINY | dict(epochs=5) | changes)
+    faces, work, began = load_faces(spec), prepare(folder/'undisturbed'), time.time()
+    child = in_child(spec, faces, work)
+    child.join()
+    assert child.exitcode == 0
+    return spec, faces, outcome(work), time.time() - began
+
+
+def trainings(n, seed, folder, say=print):
+    "Kill trainings in Python at random moments, continue them, compare"
+    rng, counts = random.Random(seed), Counter()
+    spec, faces, expected, seconds = undisturbed(folder)
+    say(f'undisturbed: {seconds:.1f} s')
+    tried = 0
+    while tried < n:
+        work = prepare(folder/f'from{tried}')
+        for _ in range(min(rng.randint(2, 5), n - tried)):
+            child = in_child(spec, faces, work)
+            child.join(rng.uniform(0, seconds))
+            if not child.is_alive():
+                break
+            child.kill()
+            child.join()
+            counts['killed'] += 1
+            tried += 1
+        child = in_child(spec, faces, work)
+        child.join()
+        if child.exitcode:
+            counts['LOST: could not continue'] += 1
+            continue
+        counts['equal numbers' if outcome(work) == expected else 'DIFFERENT numbers'] += 1
+        if leftovers(work):
+            counts['LEFT files behind'] += 1
+            say(work, leftovers(work))
+        shutil.rmtree(work)
+    return counts
+
+
+# --- the parts by command ------------------------------------------------------------------
 
 WAYS = 'group', 'kernel', 'parent', 'term', 'interrupt'
 
@@ -347,7 +422,7 @@ def disks(n, seed, folder, say=print):
     return counts
 
 
-PARTS = dict(kills=kills, races=races, disks=disks, inputs=inputs)
+PARTS = dict(trainings=trainings, kills=kills, races=races, disks=disks, inputs=inputs)
 
 
 def main():

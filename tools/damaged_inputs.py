@@ -645,7 +645,7 @@ def inputs(n, seed, folder, say=print, only=()):
     torch.set_num_threads(1)
     counts = Counter()
     whole = {name: whole_input(name, KINDS[name], seed, folder) for name in only or KINDS}
-    for tried, (name, k) in zip(range(n), in_turn(whole)):
+    for tried, (name, k) in zip(range(n), in_turn(whole, seed)):
         place, expected = whole[name]
         case, came, verdict = try_one(KINDS[name], place, folder/f'try{tried}', k,
                                       f'{seed} {tried}', expected)
@@ -655,10 +655,11 @@ def inputs(n, seed, folder, say=print, only=()):
     return counts
 
 
-def in_turn(whole):
-    "(kind, number of its case) again and again"
+def in_turn(whole, seed):
+    "(kind, number of its case) in a random order, again and again"
     numbers = []
     for name, (place, _) in whole.items():
         path = place/KINDS[name].file
         numbers += [(name, k) for k in range(len(KINDS[name].cases(path, random.Random(0))))]
+    random.Random(seed).shuffle(numbers)
     return itertools.cycle(numbers)
