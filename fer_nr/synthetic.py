@@ -19,13 +19,13 @@ from .files import replacing
 from .registry import unknown
 
 # %% auto #0
-__all__ = ['ACTION_UNITS', 'EXPRESSIONS', 'NEIGHBOURS', 'FERPLUS_COUNTS', 'LAYERS', 'SPLITS', 'KAGGLE', 'random_expressions',
-           'Chance', 'random_people', 'random_scene', 'ferplus_shares', 'sample_faces', 'clip01', 'norm', 'smooth',
-           'ellipse', 'curve', 'between', 'Canvas', 'draw_background', 'strands', 'skull', 'draw_back_hair',
-           'draw_head', 'draw_folds', 'draw_nose', 'lip_curves', 'draw_mouth', 'lid_heights', 'draw_eyes', 'draw_brows',
-           'draw_extras', 'draw_shade', 'draw_front_hair', 'draw_glasses', 'draw_hand', 'photograph', 'render',
-           'opinion', 'ask_annotators', 'draw_faces', 'draw_split', 'spoil', 'write_text', 'write_folder',
-           'write_ferplus']
+__all__ = ['ACTION_UNITS', 'EXPRESSIONS', 'NEIGHBOURS', 'FERPLUS_COUNTS', 'LAYERS', 'annotate', 'SPLITS', 'KAGGLE',
+           'random_expressions', 'Chance', 'random_people', 'random_scene', 'ferplus_shares', 'sample_faces', 'clip01',
+           'norm', 'smooth', 'ellipse', 'curve', 'between', 'Canvas', 'draw_background', 'strands', 'skull',
+           'draw_back_hair', 'draw_head', 'draw_folds', 'draw_nose', 'lip_curves', 'draw_mouth', 'lid_heights',
+           'draw_eyes', 'draw_brows', 'draw_extras', 'draw_shade', 'draw_front_hair', 'draw_glasses', 'draw_hand',
+           'photograph', 'render', 'opinion', 'ask_annotators', 'draw_faces', 'draw_split', 'spoil', 'write_text',
+           'write_folder', 'write_ferplus']
 
 # %% ../nbs/00a_synthetic.ipynb #14f8391f
 ACTION_UNITS = dict(
@@ -543,6 +543,8 @@ def draw_faces(expression:str|list|None=None, # for all, one per face, or None: 
     "Random cartoon faces and what ten annotators say about them"
     faces = sample_faces(expression, n, seed)
     return render(faces, size, seed), ask_annotators(faces, seed)
+
+annotate = ask_annotators # its name in earlier versions
 
 # %% ../nbs/00a_synthetic.ipynb #b15ef706
 SPLITS = dict(Training='FER2013Train', PublicTest='FER2013Valid', PrivateTest='FER2013Test')
