@@ -3,6 +3,7 @@
 They are shown letter by letter and never obeyed as mathematics, HTML or control characters.
 """
 import html
+import re
 
 __all__ = ['one_line', 'figure_text', 'html_text', 'markdown_text']
 
@@ -37,5 +38,5 @@ def html_text(
 def markdown_text(
     text,  # the name of a row, a title, a remark
 ) -> str:
-    "Text for Markdown: its own signs count, HTML in it is shown, not obeyed"
-    return html.escape(one_line(text), quote=False)
+    "Text for Markdown: its own signs count, tags in it are shown, not obeyed"
+    return re.sub('<(?=[A-Za-z/!?])', '&lt;', one_line(text))

@@ -1,5 +1,4 @@
 "A few seeded tries of each part of the campaign; `python -m tools.campaign` makes hundreds."
-import multiprocessing
 import subprocess
 import sys
 from collections import Counter
@@ -34,22 +33,14 @@ def small(tmp_path_factory):
 def test_full_disk(small, share, tmp_path):
     "One line, and with room the same numbers"
     spec, faces, expected, size = small
+    counts = Counter()
     try:
-        campaign.mount(tmp_path, f'size={max(1, int(share*size/1024))}k')
+        campaign.full_once(tmp_path, lambda work: campaign.attempt(work, spec, faces),
+                           campaign.is_one_line, int(share*size/1024), expected, counts)
     except OSError as error:
         pytest.skip(str(error))
-    errors = multiprocessing.get_context('fork').SimpleQueue()
-    try:
-        child = campaign.in_child(spec, faces, campaign.prepare(tmp_path), errors)
-        child.join()
-        assert child.exitcode == 1 and 'could not be written' in errors.get()
-        campaign.mount(tmp_path, 'remount', 'size=1g')
-        child = campaign.in_child(spec, faces, tmp_path)
-        child.join()
-        assert child.exitcode == 0 and campaign.outcome(tmp_path) == expected
-        assert not campaign.leftovers(tmp_path)
-    finally:
-        subprocess.run(['umount', tmp_path], check=True)
+    check(counts)
+    assert counts == {'full: one line': 1, 'equal numbers': 1}
 
 
 def test_two_sweeps(tmp_path):

@@ -111,6 +111,7 @@ GOOD = np.array([[2., 1., 0.], [0., 3., 1.]])
 BAD = [(dict(logits=GOOD[0]), 'logits are (3,)'), (dict(logits=[['a', 'b']]), 'logits are (1, 2)'),
        (dict(logits=GOOD*np.nan), '2 of 2 images'), (dict(logits=GOOD.astype(complex)), 'complex'),
        (dict(logits=softmax(GOOD, 1)), 'probabilities'),
+       (dict(logits=100*softmax(GOOD, 1)), 'percentages'),
        (dict(logits=torch.tensor(softmax(GOOD, 1)).bfloat16()), 'probabilities'),
        (dict(labels=[0, 1, 2]), 'expected (2,)'), (dict(labels=[0, 3]), '0 to 3: expected 0 to 2'),
        (dict(labels=[-1, 0]), '-1 to 0'), (dict(labels=[0., 1.]), 'float64: expected (2,)'),

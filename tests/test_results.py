@@ -152,6 +152,7 @@ BAD_TABLES = {  # what is wrong: (the file, what is said after the file's name)
     'a key twice': ('rows:\n- {name: a, spec: {lr: 1, lr: 2}}', 'lr is there twice'),
     'two rows of a name': ('rows: [{name: a, paper: 1}, {name: a, paper: 2}]', r'row 2 \(a\): a row above has this name'),
     'a baseline that is none': ('rows: [{name: a, spec: {}, baseline: b}]', "row 'a': baseline: row 'b' is unknown"),
+    'a baseline of itself': ('rows: [{name: a, spec: {}, baseline: a}]', 'the row itself'),
     'a grid that is no list': ('rows: [{name: a, spec: {}, grid: {lr: 3}}]', 'grid of lr is .* expected a list of values'),
     'a grid of a million': ('rows: [{name: a, spec: {}, grid: {seed: &s [1,2,3,4,5,6,7,8,9,10], epochs: *s, bs: *s, gamma: *s, '
                             'limit: *s, up_size: *s}}]', 'more than 2,000 combinations'),
@@ -222,7 +223,7 @@ def test_three_formats_say_the_same():
     recs = [toy(0, 'ce', '0000'), toy(0, 'focal', '0123')]
     text, markdown, page = (print_table(definition, recs, form) for form in ('text', 'md', 'html'))
     assert '<b>' not in page and html.unescape(page).count(name) == 3 # title, row, note
-    assert '| a \\| <b>b</b> & "c" |' in markdown
+    assert '| a \\| &lt;b>b&lt;/b> & "c" |' in markdown and '<b>' not in markdown
     cells = [html.unescape(cell) for cell in re.findall('<td>(.*?)</td>', page)]
     assert len(cells) == 12 and all(cell in text and cell in markdown for cell in cells if cell != name)
 

@@ -110,12 +110,15 @@ def test_the_loser_of_a_race_leaves_nothing(tiny):
 
 
 def test_finished_run_is_not_run_twice(tiny):
+    "And what is left of a kernel that was killed when the record was there is tidied up"
     folder = tiny[0]
+    connection = folder / 'runs' / RunSpec(**TINY).id / 'kernel.json'
+    connection.write_text('{}')
     file = folder / 'runs' / RunSpec(**TINY).id / 'record.json'
     before = file.stat().st_mtime_ns
     code, _, err = command(folder / 'tiny.yaml', '--runs', folder / 'runs', 'seed=0')
     assert code == 0 and 'Already done' in err
-    assert file.stat().st_mtime_ns == before
+    assert file.stat().st_mtime_ns == before and not connection.exists()
 
 
 def test_killed_run_ends_at_the_same_numbers(tiny, tmp_path):

@@ -135,7 +135,7 @@ REFUSED = {
     'arch_args={depth: }': 'arch_args is', 'arch_args={drop_path: .1}': 'a parameter of the run',
     'method=plane': "did you mean 'plain'", 'method_args={a: 1}': 'takes no arguments',
     'data_args={sise: 3}': "'sise' is unknown", 'votes=neu': "did you mean 'new'",
-    'prior_data=rafbd': "did you mean 'rafdb'", 'head=mpl': "did you mean 'mlp'", 'seed=-1': 'seed',
+    'prior_data=xyz': 'expected one of fer2013', 'prior_data=rafbd': "did you mean 'rafdb'", 'head=mpl': "did you mean 'mlp'", 'seed=-1': 'seed',
     'down=ltr1': "did you mean 'ltr0?'", 'recipe=cleen': "did you mean 'clean'",
     'epoch=3': "parameter 'epoch' is unknown.*did you mean 'epochs'", '=3': "parameter ''",
     'weights=C:\x00x': 'weights is', 'bs=1': r'bs is 1: expected a number in \[2, inf\)',

@@ -237,6 +237,8 @@ def stop(process, mark, how):
     if how == 'group':
         kill_all(processes(mark))
     elif how == 'kernel':
+        while process.poll() is None and not processes(mark, b'ipykernel'):
+            time.sleep(.05)  # it has not begun yet
         kill_all(processes(mark, b'ipykernel'))
     elif how == 'parent':
         process.kill()
@@ -362,63 +364,91 @@ def mount(folder, *options):
         raise OSError('a file system in memory cannot be mounted here')
 
 
-def full_once(work, kilobytes, expected, counts, say=print):
+def attempt(work, spec, faces):
+    "(exit code, error) of a training in Python"
+    errors = multiprocessing.get_context('fork').SimpleQueue()
+    child = in_child(spec, faces, work, errors)
+    child.join()
+    return child.exitcode, '' if errors.empty() else errors.get()
+
+
+def judge_failure(code, said, clear, what, counts, say=print):
+    "Count how a run ended for which there was no room, or that might not write"
+    if code == 0:
+        counts[f'{what}: none'] += 1
+        return
+    counts[f'{what}: one line' if clear else f'{what}: UNCLEAR'] += 1
+    if not clear:
+        say(what, code, said[-1000:])
+
+
+def judge_again(work, code, said, expected, counts, say=print):
+    "Count what the same run came to once it had room"
+    if code:
+        counts['LOST: could not continue'] += 1
+        say(work, said[-1000:])
+        return
+    counts['equal numbers' if outcome(work) == expected else 'DIFFERENT numbers'] += 1
+    if leftovers(work):
+        counts['LEFT files behind'] += 1
+        say(work, leftovers(work))
+
+
+def full_once(work, start_it, is_clear, kilobytes, expected, counts, say=print):
     "A run on a disk that fills up, and again once there is room"
     mount(work, f'size={kilobytes}k')
     try:
-        code, said = finish(prepare(work), 'full')
-        if code == 0:
-            counts['room enough'] += 1
-            return
-        counts['full: one line' if said_one_line(said) else 'full: UNCLEAR'] += 1
-        if not said_one_line(said):
-            say(kilobytes, said[-1000:])
+        code, said = start_it(prepare(work))
+        judge_failure(code, said, is_clear(said), 'full', counts, say)
         mount(work, 'remount', 'size=1g')
-        code, said = finish(work, 'room')
-        if code:
-            counts['LOST: could not continue'] += 1
-            say(kilobytes, said[-1000:])
-            return
-        counts['equal numbers' if outcome(work) == expected else 'DIFFERENT numbers'] += 1
-        if leftovers(work):
-            counts['LEFT files behind'] += 1
-            say(kilobytes, leftovers(work))
+        judge_again(work, *start_it(work), expected, counts, say)
     finally:
-        subprocess.run(['umount', work])
+        subprocess.run(['umount', work], check=True)
 
 
-def read_only_once(work, seconds, expected, counts, say=print):
-    "A folder that may not be written any more after so many seconds of the run"
+def read_only_once(work, spec, faces, seconds, expected, counts, say=print):
+    "A training whose folder may not be written any more after so many seconds"
     mount(work, 'size=1g')
     try:
-        process = start(prepare(work), 'read-only')
+        errors = multiprocessing.get_context('fork').SimpleQueue()
+        child = in_child(spec, faces, prepare(work), errors)
         time.sleep(seconds)
-        mount(work, 'remount', 'ro')
-        _, said = process.communicate()
-        if process.returncode == 0:
-            counts['read-only too late'] += 1
-            return
-        counts['read-only: one line' if said_one_line(said) else 'read-only: UNCLEAR'] += 1
-        if not said_one_line(said):
-            say(seconds, said[-1000:])
+        while child.is_alive():
+            try:
+                mount(work, 'remount', 'ro')
+                break
+            except OSError:
+                pass  # a file is being written
+        child.join()
+        said = '' if errors.empty() else errors.get()
+        judge_failure(child.exitcode, said, is_one_line(said), 'read-only', counts, say)
         mount(work, 'remount', 'rw')
-        code, said = finish(work, 'writable')
-        good = code == 0 and outcome(work) == expected
-        counts['equal numbers' if good else f'LOST: {said[-200:]}'] += 1
+        judge_again(work, *attempt(work, spec, faces), expected, counts, say)
     finally:
-        subprocess.run(['umount', work])
+        subprocess.run(['umount', work], check=True)
+
+
+def is_one_line(said):
+    return 'could not be written' in said and said.isprintable()
 
 
 def disks(n, seed, folder, say=print):
-    "A disk that fills up, or is read-only, at `n` moments of a run; then the same with room"
+    "A disk that fills up, or is read-only, at `n` moments of trainings, and twice by command"
     rng, counts = random.Random(seed), Counter()
-    expected, seconds, _ = reference(folder)
-    whole = sum(path.stat().st_size for path in (folder/'reference').rglob('*') if path.is_file())
+    spec, faces, expected, seconds = undisturbed(folder)
+    files = [path for path in folder.rglob('*') if path.is_file()]
+    size = sum(path.stat().st_size for path in files)/1024
     for k in range(n):
-        if rng.random() < .7:
-            full_once(folder/f'disk{k}', int(rng.uniform(8, 1.2*whole/1024)), expected, counts, say)
+        work = folder/f'disk{k}'
+        if k % 3:
+            full_once(work, lambda work: attempt(work, spec, faces), is_one_line,
+                      int(rng.uniform(1, size)), expected, counts, say)
         else:
-            read_only_once(folder/f'disk{k}', rng.uniform(0, seconds), expected, counts, say)
+            read_only_once(work, spec, faces, rng.uniform(0, seconds), expected, counts, say)
+    expected, _, _ = reference(folder)
+    for share in (.01, .5):
+        full_once(folder/f'command{share}', lambda work: finish(work, 'disk'), said_one_line,
+                  int(share*size), expected, counts, say)
     return counts
 
 
