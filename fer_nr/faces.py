@@ -79,8 +79,7 @@ def show_faces(images, # uint8 or float in [0, 1] (N, C, H, W), at most 64 are d
 # %% ../nbs/00_data.ipynb #33f6a777
 def _as_tensor(values, what):
     "A tensor of numbers in any array or list; raises `ValueError` for anything else, such as text"
-    if isinstance(values, torch.Tensor):
-        return values
+    if isinstance(values, torch.Tensor): return values
     array = np.asarray(values)
     if array.dtype.kind not in 'biuf':
         raise ValueError(f'{what}: found {array.dtype}, expected numbers')
@@ -90,10 +89,9 @@ def _check_images(images):
     "Refuse what is not uint8 (N, C, H, W)"
     shape = tuple(images.shape)
     found = f'images: {images.dtype} of shape {shape}, expected uint8 (N, C, H, W)'
-    if images.dtype.is_floating_point:
-        raise ValueError(f'{found}: floats in [0, 1] by (255*images).round().astype("uint8")')
     if images.dtype != torch.uint8:
-        raise ValueError(found)
+        hint = ': floats in [0, 1] by (255*images).round().astype("uint8")'
+        raise ValueError(found + hint*images.dtype.is_floating_point)
     if images.ndim != 4:
         raise ValueError(f'{found}: grey images of shape (N, H, W) by images[:, None]')
     if shape[1] not in (1, 3):

@@ -413,9 +413,9 @@ def remarks(definition:dict, # as from `load_table`
            )->list[str]:
     "What stands under a table"
     ran = runs_of(definition, recs)
-    used = [record for seeds in ran.values() for record in seeds.values()]
+    ours = hardware([record for seeds in ran.values() for record in seeds.values()])
     paper = [f"Paper: {definition['paper']}."] if 'paper' in definition else []
-    return paper+definition.get('notes', [])+differences(definition, ran)+hardware(used)
+    return paper+definition.get('notes', [])+differences(definition, ran)+ours
 
 def as_text(title, cells, notes)->str:
     "A table for the terminal"
@@ -426,16 +426,14 @@ def as_text(title, cells, notes)->str:
 def as_markdown(title, cells, notes)->str:
     "A table for a page"
     rows = [list(cells.columns), [':--']+['--:']*(cells.shape[1]-1), *cells.to_numpy().tolist()]
-    cells = [[markdown_text(cell).replace('|', '\\|') for cell in row] for row in rows]
-    lines = ['| '+' | '.join(row)+' |' for row in cells]
-    notes = [f'- {markdown_text(note)}' for note in notes]
-    return '\n'.join([f'### {markdown_text(title)}', '', *lines, '', *notes])+'\n'
+    rows = [' | '.join(markdown_text(cell).replace('|', '\\|') for cell in row) for row in rows]
+    lines = [f'### {markdown_text(title)}', '', *map('| {} |'.format, rows), '']
+    return '\n'.join([*lines, *(f'- {markdown_text(note)}' for note in notes)])+'\n'
 
 def as_html(title, cells, notes)->str:
     "A table for a browser; what comes from files is text"
-    items = ''.join(f'<li>{html.escape(note)}</li>' for note in notes)
-    rows = cells.to_html(index=False, border=0)
-    return f'<h3>{html.escape(title)}</h3>\n{rows}\n<ul>{items}</ul>\n'
+    li = ''.join(f'<li>{html.escape(note)}</li>' for note in notes)
+    return f'<h3>{html.escape(title)}</h3>\n{cells.to_html(index=False, border=0)}\n<ul>{li}</ul>\n'
 
 FORMATS = dict(text=as_text, md=as_markdown, html=as_html)
 
@@ -447,5 +445,5 @@ def print_table(definition:dict,   # as from `load_table`
     "Title, rows and remarks of a table; raises `ValueError` for another format"
     if format not in FORMATS:
         raise ValueError(unknown('format', format, FORMATS))
-    cells = printed_table(definition, recs, on)
-    return FORMATS[format](definition['title'], cells, remarks(definition, recs))
+    cells, notes = printed_table(definition, recs, on), remarks(definition, recs)
+    return FORMATS[format](definition['title'], cells, notes)
