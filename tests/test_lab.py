@@ -282,5 +282,5 @@ def test_photo(cell, tmp_path):
     photo.error().filter(has_text='no face found in this picture').wait_for()
     example = get_sample_data('grace_hopper.jpg', asfileobj=False)
     photo.upload(example)
-    photo.error().wait_for(state='detached')
-    assert photo.picture.is_visible()
+    photo.picture.wait_for()
+    assert not photo.error().count()

@@ -47,6 +47,8 @@ def test_house_rules(notebook):
     "A title alone, short cells, imports alone (the site executes them), no error, no one's folders"
     wrong = [f'path of one machine: {path}' for path in FOLDER.findall(notebook.read_text('utf-8'))]
     cells = NBProcessor(notebook).nb.cells
+    if read_nb(notebook).metadata.get('kernelspec', {}).get('name') != 'python3':
+        wrong.append('no kernel is named, so that JupyterLab asks for one')
     if not re.fullmatch(r'# .+(\n\n> .+)?', cells[0].source):
         wrong.append('first cell: expected a title and a line after >, nothing else')
     for cell in cells:
