@@ -97,6 +97,7 @@ class FaceTrunk(nn.Module):
                )->torch.Tensor: # likewise
         return self.forward_head(self.forward_features(x))
 
+# %% ../nbs/03a_face_trunks.ipynb #1c700a72
 class DlibResNet29(FaceTrunk):
     "dlib's `dlib_face_recognition_resnet_model_v1`: 256 features of an image"
     stages = ((32, 3), (64, 4), (128, 3), (256, 3), (256, 1)) # channels, blocks
