@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 from nbdev.config import get_config
 
-# notebooks first, the site and README last, everything else between; what starts several processes
-# at once waits until the notebooks leave both cores to it
-GATE = {'test_notebooks.py': 0, 'test_distributed.py': 1.6, 'test_sweep.py': 1.6,
-        'test_campaign.py': 1.6, 'test_site.py': 2, 'test_site_browser.py': 3}
+# notebooks first, the site and README last, everything else between
+GATE = {'test_notebooks.py': 0, 'test_site.py': 2, 'test_site_browser.py': 3}
 
 
 def running(item):
