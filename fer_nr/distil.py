@@ -12,26 +12,21 @@ import torch
 from torch import nn
 
 from .backbone import load_model
+from .evaluation import predict
 from .methods import Method
 from .registry import part
 
 # %% ../nbs/07c_distil.ipynb #d1c9911b
-@torch.no_grad()
 def teacher_shares(teachers:list[nn.Module], # from (B, C, H, W) in [0, 1] to logits (B, K)
                    images:torch.Tensor,      # uint8 (N, C, H, W)
-                   device='cpu',             # where they compute
-                   bs:int=256                # images a batch
+                   device='cpu'              # where they compute
                   )->torch.Tensor:           # float32 (N, K), each row sums to 1
     "The mean answer of all teachers to each image and its mirror image"
-    total = 0
+    answers = []
     for teacher in teachers:
-        teacher = teacher.to(device).eval()
-        answers = []
-        for batch in images.split(bs):
-            x = batch.to(device).float()/255
-            answers.append(teacher(x).softmax(1) + teacher(x.flip(-1)).softmax(1))
-        total = total + torch.cat(answers).cpu().float()
-    return total/(2*len(teachers))
+        for seen in (images, images.flip(-1)):
+            answers.append(predict(teacher, seen, device=device).softmax(1))
+    return torch.stack(answers).mean(0)
 
 # %% ../nbs/07c_distil.ipynb #a09843aa
 @part('method', 'distilled', needs_votes=True)

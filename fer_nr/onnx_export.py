@@ -64,26 +64,28 @@ class Shares(nn.Module):
         super().__init__()
         if dtype not in ('float32', 'bfloat16'):
             raise ValueError(unknown('dtype', dtype, ('float32', 'bfloat16')))
-        self.model = model.eval()
         self.half = dtype == 'bfloat16'
-        if self.half:
-            self.model = half_precision(self.model)
+        self.model = half_precision(model.eval()) if self.half else model.eval()
         self.vocab = tuple(vocab)
         self.temperature = temperature
         self.grey = grey
         self.size = getattr(model.resizer, 'in_size', 48)
         self.register_buffer('luma', torch.tensor([.299, .587, .114]))  # ITU-R 601, as Pillow's L
 
-    def forward(self, images:torch.Tensor # (B, H, W, 3), uint8
-               )->torch.Tensor: # (B, K), rows sum to one
-        "The shares, float32"
+    def faces(self, images:torch.Tensor # (B, H, W, 3), uint8
+             )->torch.Tensor: # (B, C, size, size) in [0, 1]
+        "What the model is given"
         x = images.float() / 255
         if self.grey:
             x = (x * self.luma).sum(3, keepdim=True)
         x = x.permute(0, 3, 1, 2)  # (B, C, H, W)
         rows, columns = (triangle_weights(side, self.size).to(x) for side in x.shape[2:])
-        logits = self.model(rows @ x @ columns.T)  # of faces (B, C, size, size)
-        return (logits.float() / self.temperature).softmax(1)
+        return rows @ x @ columns.T
+
+    def forward(self, images:torch.Tensor # (B, H, W, 3), uint8
+               )->torch.Tensor: # (B, K), rows sum to one
+        "The shares, float32"
+        return (self.model(self.faces(images)).float() / self.temperature).softmax(1)
 
     def answer(self, images:np.ndarray # (B, H, W, 3), uint8
               )->np.ndarray: # (B, K) float32

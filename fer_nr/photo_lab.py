@@ -28,13 +28,10 @@ def face_attention(
     k: int,  # class
 ) -> tuple:  # the face (1, C, S, S) in [0, 1], and a map (g, g) in [0, 1]
     "What the model sees, and where it looks for one class; raises `ValueError` without attention"
-    face = torch.tensor(cut).float()/255
-    if shares.grey:
-        face = (face*shares.luma.cpu()).sum(2, keepdim=True)
-    face = face.permute(2, 0, 1)[None]
-    logits, maps = attention_maps(shares.model, face.to(shares.luma.device))
+    face = shares.faces(torch.tensor(cut[None], device=shares.luma.device))
+    logits, maps = attention_maps(shares.model, face)
     view = class_attention(logits, maps, shares.model.trunk, k).cpu()
-    return face, view/view.max().clamp(min=1e-12)
+    return face.cpu(), view/view.max().clamp(min=1e-12)
 
 # %% ../nbs/10a_photo.ipynb #2efcdfeb
 def photo_figure(

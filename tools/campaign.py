@@ -197,6 +197,18 @@ def undisturbed(folder, **changes):
     return spec, faces, outcome(work), time.time() - began
 
 
+def judge_end(work, code, said, expected, counts, say=print):
+    "Count what a run came to at its end, after what it went through"
+    if code:
+        counts['LOST: could not continue'] += 1
+        say(work, said[-1000:])
+        return
+    counts['equal numbers' if outcome(work) == expected else 'DIFFERENT numbers'] += 1
+    if leftovers(work):
+        counts['LEFT files behind'] += 1
+        say(work, leftovers(work))
+
+
 def trainings(n, seed, folder, say=print):
     "Kill trainings in Python at random moments, continue them, compare"
     rng, counts = random.Random(seed), Counter()
@@ -216,13 +228,9 @@ def trainings(n, seed, folder, say=print):
             tried += 1
         child = in_child(spec, faces, work)
         child.join()
+        judge_end(work, child.exitcode, '', expected, counts, say)
         if child.exitcode:
-            counts['LOST: could not continue'] += 1
             continue
-        counts['equal numbers' if outcome(work) == expected else 'DIFFERENT numbers'] += 1
-        if leftovers(work):
-            counts['LEFT files behind'] += 1
-            say(work, leftovers(work))
         shutil.rmtree(work)
     return counts
 
@@ -299,14 +307,9 @@ def kills(n, seed, folder, say=print):
                 break
             tried += 1
         code, said = finish(work, f'end{tried}')
+        judge_end(work, code, said, expected, counts, say)
         if code:
-            counts['LOST: could not continue'] += 1
-            say(work, said[-500:])
             continue
-        counts['equal numbers' if outcome(work) == expected else 'DIFFERENT numbers'] += 1
-        if leftovers(work):
-            counts['LEFT files behind'] += 1
-            say(work, leftovers(work))
         shutil.rmtree(work)
         say(f'{tried}:', dict(counts))
     return counts
@@ -323,10 +326,7 @@ def race_of_runs(n, folder, expected, counts, say=print):
             continue
         counts['one line' if said_one_line(said) else 'UNCLEAR'] += 1
         say(said[-300:])
-    counts['equal numbers' if outcome(work) == expected else 'DIFFERENT numbers'] += 1
-    if leftovers(work):
-        counts['LEFT files behind'] += 1
-        say(leftovers(work))
+    judge_end(work, 0, '', expected, counts, say)
 
 
 def race_of_sweeps(folder, counts, seeds=3, say=print):
@@ -382,18 +382,6 @@ def judge_failure(code, said, clear, what, counts, say=print):
         say(what, code, said[-1000:])
 
 
-def judge_again(work, code, said, expected, counts, say=print):
-    "Count what the same run came to once it had room"
-    if code:
-        counts['LOST: could not continue'] += 1
-        say(work, said[-1000:])
-        return
-    counts['equal numbers' if outcome(work) == expected else 'DIFFERENT numbers'] += 1
-    if leftovers(work):
-        counts['LEFT files behind'] += 1
-        say(work, leftovers(work))
-
-
 def full_once(work, start_it, is_clear, kilobytes, expected, counts, say=print):
     "A run on a disk that fills up, and again once there is room"
     mount(work, f'size={kilobytes}k')
@@ -401,7 +389,7 @@ def full_once(work, start_it, is_clear, kilobytes, expected, counts, say=print):
         code, said = start_it(prepare(work))
         judge_failure(code, said, is_clear(said), 'full', counts, say)
         mount(work, 'remount', 'size=1g')
-        judge_again(work, *start_it(work), expected, counts, say)
+        judge_end(work, *start_it(work), expected, counts, say)
     finally:
         subprocess.run(['umount', work], check=True)
 
@@ -423,7 +411,7 @@ def read_only_once(work, spec, faces, seconds, expected, counts, say=print):
         said = '' if errors.empty() else errors.get()
         judge_failure(child.exitcode, said, is_one_line(said), 'read-only', counts, say)
         mount(work, 'remount', 'rw')
-        judge_again(work, *attempt(work, spec, faces), expected, counts, say)
+        judge_end(work, *attempt(work, spec, faces), expected, counts, say)
     finally:
         subprocess.run(['umount', work], check=True)
 
