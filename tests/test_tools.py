@@ -4,13 +4,19 @@ import textwrap
 
 import pandas as pd
 import pytest
+import torch
 from execnb.nbio import mk_cell, new_nb, read_nb, write_nb
 from fastcore.xtras import dict2obj
 from nbdev.config import get_config
 from nbdev.process import NBProcessor
 from nbdev.processors import FilterDefaults
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision.transforms import PILToTensor
 
-from tools import docs, measures, myst
+from fer_nr.data import synthetic
+from fer_nr.runs import build_learner, load_faces
+from fer_nr.spec import RunSpec
+from tools import docs, measures, myst, step_shares, usual
 
 config = get_config()
 SITE = 'https://host.org/fer_nr'
@@ -316,3 +322,44 @@ def test_joined_statements(source, lines):
     ('if x: a()\nif (x and\n    y): raise E', [2])])
 def test_raises_beside_if(source, lines):
     assert measures.raises_beside_if(source) == lines
+
+
+@pytest.mark.parametrize('operation, wanted', [
+    ('aten::addmm', 'matrix products'), ('aten::mm', 'matrix products'),
+    ('aten::_scaled_dot_product_flash_attention_for_cpu', 'matrix products'),
+    ('aten::mkldnn_convolution', 'convolutions'), ('aten::convolution_backward', 'convolutions'),
+    ('aten::copy_', 'copies'), ('aten::gelu_backward', 'activations'),
+    ('aten::leaky_relu_', 'activations'), ('aten::native_batch_norm_backward', 'normalisation'),
+    ('aten::pixel_unshuffle', 'resampling'), ('Optimizer.step#LayerAdamW.step', 'optimiser'),
+    ('aten::add', 'the rest'), ('aten::mmul', 'the rest')])
+def test_kind_of_operation(operation, wanted):
+    assert step_shares.kind(operation) == wanted
+
+
+def test_shares_of_a_step():
+    "All of a step's time is somewhere; a transformer multiplies, and here nothing else is as dear"
+    spec = RunSpec(data='synthetic', limit=400, arch='vit_tiny_patch16_224', img_size=48, bs=32)
+    learn = build_learner(spec, load_faces(spec))
+    shares = step_shares.shares(learn, 1)
+    assert sum(shares.values()) == pytest.approx(100)
+    assert list(shares) == [*step_shares.KINDS, 'the rest']
+    assert shares['matrix products'] > 5 and shares['optimiser'] > 0
+
+
+def test_pictures_of_the_usual_pipeline(tmp_path):
+    "The files hold the very faces, so that both trainings see the same"
+    faces = synthetic(4).train
+    files = usual.write_pictures(faces, tmp_path, faces.images.shape[-1])
+    pictures = usual.Pictures(files, faces.labels.tolist(), PILToTensor())
+    for i, image in enumerate(faces.images):
+        picture, label = pictures[i]
+        assert torch.equal(picture, image.expand(3, -1, -1)) and label == faces.labels[i]
+
+
+def test_usual_loop_learns_and_counts():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    data = TensorDataset(torch.randn(32, 1, 2, 2), torch.arange(32) % 2)
+    before = model[1].weight.clone()
+    loader = DataLoader(data, 8)
+    speed = usual.train(model, loader, torch.optim.SGD(model.parameters(), .1), batches=3)
+    assert speed > 0 and not torch.equal(model[1].weight, before)

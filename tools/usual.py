@@ -94,16 +94,19 @@ def released(faces, folder, size, batches):
     return train(model, loader, torch.optim.Adam(model.parameters(), 1e-4), batches)
 
 
-def ours(**fields):
+def ours(compiled=False, **fields):
     "A function that measures a training of ours"
     def measure(faces, folder, size, batches):
         spec = RunSpec(data='synthetic', arch=ARCH, img_size=size, up_size=192, loss='ce', **fields)
-        return throughput(build_learner(spec, synthetic(len(faces))), batches, warmup=2)
+        learn = build_learner(spec, synthetic(len(faces)), compiled=compiled)
+        return throughput(learn, batches, warmup=2)
     return measure
 
 
 ROWS = {'tutorial': tutorial, 'released': released, 'bilinear': ours(),
-        'SR + LTR': ours(up='sr', down='ltr')}
+        'SR + LTR': ours(up='sr', down='ltr'),
+        'bilinear, compiled': ours(compiled=True),
+        'SR + LTR, compiled': ours(compiled=True, up='sr', down='ltr')}
 
 
 def main():
