@@ -203,8 +203,8 @@ class FERModel(nn.Module):
                 ):
         super().__init__()
         self.resizer, self.trunk, self.head = resizer, trunk, head
-        self.register_buffer('mean', torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer('std', torch.tensor(std).view(1, -1, 1, 1))
+        self.register_buffer('mean', torch.as_tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer('std', torch.as_tensor(std).view(1, -1, 1, 1))
 
     def features(self, x:torch.Tensor # (B, 1 or 3, H, W), [0, 1]
                 )->torch.Tensor: # pooled features (B, D)

@@ -9,6 +9,7 @@ __all__ = ['VIEWS', 'Comparator', 'ModelMethod', 'random_crops', 'crop_views', '
            'affinity_loss', 'partition_loss', 'DANMethod', 'LinearProbe', 'ProbeMethod']
 
 # %% ../nbs/07_comparators.ipynb #4bcbfe21
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
 import torch
@@ -26,8 +27,7 @@ class Comparator(FERModel):
                  plain:FERModel, # resizer, trunk, mean and std are taken from it
                  head:nn.Module, # from the trunk's features to logits
                 ):
-        mean, std = plain.mean.flatten().tolist(), plain.std.flatten().tolist()
-        super().__init__(plain.resizer, plain.trunk, head, mean, std)
+        super().__init__(plain.resizer, plain.trunk, head, plain.mean, plain.std)
         self.observe = nn.Identity()
         self.args = plain.args
 
@@ -97,7 +97,9 @@ def crop_views(x:torch.Tensor,    # (B, C, S, S)
     across = torch.stack([right - left, zero, left + right - 1], 1)
     down = torch.stack([zero, bottom - top, top + bottom - 1], 1)
     affine = torch.stack([across, down], 1)                                 # (V, 2, 3)
-    with torch.autocast(x.device.type, enabled=False):
+    device = x.device.type # one without autocast, such as `meta`, needs none switched off
+    autocast = torch.amp.is_autocast_available(device)
+    with torch.autocast(device, enabled=False) if autocast else nullcontext():
         grid = F.affine_grid(affine.float(), (len(boxes), *x.shape[1:]), align_corners=False)
     views = [F.grid_sample(x, g.to(x).expand(len(x), -1, -1, -1), padding_mode='border',
                            align_corners=False) for g in grid]

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COST', 'BEGIN', 'EVALUATION', 'read_tables', 'specs_of', 'say', 'unpublished', 'is_taken', 'sweep', 'image_shape',
-           'cost_key', 'data_key', 'gflop', 'KnownSpeeds', 'experience', 'reported', 'operations', 'expected_speed',
-           'estimate', 'images_of', 'clock', 'plan', 'show_plan', 'starter', 'connect', 'check_workers', 'on_worker',
-           'ended', 'say_progress', 'on_cluster', 'fer_nr_sweep', 'fer_nr_tables']
+           'cost_key', 'data_key', 'outline', 'gflop', 'KnownSpeeds', 'experience', 'reported', 'operations',
+           'expected_speed', 'estimate', 'images_of', 'clock', 'plan', 'show_plan', 'starter', 'connect',
+           'check_workers', 'on_worker', 'ended', 'say_progress', 'on_cluster', 'fer_nr_sweep', 'fer_nr_tables']
 
 # %% ../nbs/06c_sweep.ipynb #170ab3d4
 import json, math, sys, time
@@ -129,19 +129,25 @@ def data_key(spec:RunSpec)->tuple:
     return spec.data, json.dumps(spec.data_args), spec.votes, spec.protocol, spec.limit
 
 # %% ../nbs/06c_sweep.ipynb #a75ea2cf
-def gflop(spec:RunSpec,  # the run; a weight file's network counts like 'sr'
-          data_path=None # folder of the data set, read where the shape of its images is not known
-         )->float:
-    "Operations of a forward pass on one face, in 10⁹; a multiplication and addition are two"
+def outline(spec:RunSpec,  # the run; a weight file's network counts like 'sr'
+            data_path=None # folder of the data set, read where the shape of its images is not known
+           )->tuple:       # the model, in evaluation mode, and one face for it
+    "A run's model on torch's `meta` device: all its shapes, without a number in them"
     shape = image_shape(spec) or load_faces(spec, data_path).train.images.shape[1:3]
     channels,side = shape
     spec = replace(spec, weights='', up='sr' if 'up' in spec.weight_files() else spec.up)
-    with torch.device('meta'), torch.no_grad():
-        images = torch.empty(1, channels, side, side)
-        faces = SimpleNamespace(train=SimpleNamespace(images=images), vocab=range(8))
-        model = build_model(spec, faces).eval()
-        with FlopCounterMode(display=False) as counter:
-            model(images)
+    with torch.device('meta'):
+        face = torch.empty(1, channels, side, side)
+        faces = SimpleNamespace(train=SimpleNamespace(images=face), vocab=range(8))
+        return build_model(spec, faces).eval(), face
+
+def gflop(spec:RunSpec,  # the run
+          data_path=None # of `outline`
+         )->float:
+    "Operations of a forward pass on one face, in 10⁹; a multiplication and addition are two"
+    model,face = outline(spec, data_path)
+    with torch.device('meta'), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(face)
     return counter.get_total_flops()/1e9
 
 # %% ../nbs/06c_sweep.ipynb #b17e5900

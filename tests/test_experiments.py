@@ -1,9 +1,12 @@
 "Every experiment's notebook runs through papermill with tiny settings, and what it says follows from the records."
 import json, os, re
+from collections import Counter
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 import papermill as pm, pytest
 
+from fer_nr.reading import plain_value, read_yaml
 from fer_nr.results import records
 
 ROOT = Path(__file__).parent.parent
@@ -23,7 +26,7 @@ def test_runs_with_tiny_settings(name, tmp_path):
     assert 'Traceback' not in shown and 'nan' not in re.sub(r'[a-z]*nan[a-z]+|[a-z]+nan', '', shown)
 
 def test_every_parameter_is_explained():
-    for name in (*TINY, 'tables', 'ablation'):
+    for name in (*TINY, 'tables', 'table4', 'ablation'):
         ps = pm.inspect_notebook(NBS/f'{name}.ipynb')
         assert ps and all(p['help'] for p in ps.values()), name
 
@@ -78,3 +81,57 @@ def test_robustness_reads_what_was_measured(tmp_path):
         (tmp_path/f'{i}.json').write_text(json.dumps(d))
     shown = ' '.join(execute('robustness', tmp_path, results=str(tmp_path)).split())
     assert 'loses 45.00 points' in shown and 'sr, ce, seed 0* 5.00' in shown and '1 below .05' in shown and 'Drawn faces' not in shown
+
+PRINTED = NBS/'params/printed/table4.yaml'
+
+def existing(n, how):
+    "All percentages with two decimals that whole numbers of n images give, by trying each"
+    return {(Decimal(100*k)/n).quantize(Decimal('.01'), how) for k in range(n+1)}
+
+def test_printed_numbers_and_the_sets_that_allow_them():
+    "What table 4's page says of 89.75, 88.55, 89.22, 89.35, 88.88 and 88.57"
+    printed = plain_value(read_yaml(PRINTED))
+    rounded = {size['n']:existing(size['n'], ROUND_HALF_UP) for size in printed['sizes']}
+    cut = {size['n']:existing(size['n'], ROUND_DOWN) for size in printed['sizes']}
+    def fit(value): return {n for n in rounded if n!=3068 and Decimal(value) in rounded[n]}
+    def cut_fit(value): return {n for n in cut if n!=3068 and Decimal(value) in cut[n]}-fit(value)
+    assert fit('89.75')=={3160, 3191} and fit('88.55')=={3153, 3546} and 3137 in cut_fit('88.55')
+    assert fit('89.22')=={3153, 3191} and cut_fit('89.22')=={3137, 3546}
+    assert fit('88.88')==set() and cut_fit('88.88')=={3546} and fit('89.50')=={3153, 3191}
+    assert all(fit(value)=={3137, 3191} for value in ('88.81', '89.16', '89.35'))
+    values = {one['value'] for m in printed['methods'] for one in m['own'] if one['data']=='RAF-DB'}
+    values |= {m['printed']['RAF-DB'] for m in printed['methods']}
+    odd = {value for value in values if Decimal(f'{value:.2f}') not in rounded[3068]|cut[3068]}
+    assert odd=={88.57}
+
+def toy_tables(folder, spec):
+    "Parameters of the page with two small tables: a control with methods, and wrong labels"
+    (folder/'printed').mkdir(parents=True); (folder/'tables').mkdir()
+    (folder/'printed/table4.yaml').write_text(PRINTED.read_text())
+    changes = dict(frozen=dict(method='probe'), SCN=dict(method='scn'), SE=dict(method='vit_se'), votes=dict(loss='votes'), MVT=dict(method='mvt'))
+    rows = [dict(name='control', spec={}), *(dict(name=name, baseline='control', spec=change) for name,change in changes.items())]
+    noise = dict(label_noise=[0., .3])
+    noisy = [dict(name='CE', spec={}, grid=noise), dict(name='SCN', baseline='CE', spec=dict(method='scn'), grid=noise)]
+    for name,rows in dict(toy=rows, toy_noise=noisy).items():
+        (folder/f'tables/{name}.yaml').write_text(json.dumps(dict(title=name, base=spec, rows=rows)))
+
+def test_table4_says_what_follows(tmp_path):
+    "Differences, the trunk's share, times and the grid as computed by hand; a missing table is passed over"
+    rows = [({}, .7), (dict(method='probe'), .5), (dict(method='scn'), .8), (dict(method='vit_se'), .6), (dict(loss='votes'), .7), (dict(label_noise=.3), .6), (dict(method='scn', label_noise=.3), .6)]
+    folder = Path(copies(tmp_path, *rows))
+    slow = json.loads((folder/'2.json').read_text())
+    labels = slow['labels']['test']
+    (folder/'2.json').write_text(json.dumps(slow|dict(history=[e|dict(images_per_s=e['images_per_s']/2) for e in slow['history']])))
+    toy_tables(tmp_path/'params', {k:v for k,v in json.loads((folder/'0.json').read_text())['spec'].items() if k!='seed'})
+    asked = dict(params=str(tmp_path/'params'), names=['toy', 'absent', 'toy_noise'])
+    shown = ' '.join(execute('table4', tmp_path, results=str(folder), **asked).split())
+    # 2196, 1568, 2510, 1882, 2196 of 3137 are right
+    assert 'more than chance: *SCN* +10.01 (on *control*); less than the trunk alone: *SE* −10.01 (on *control*); undecided, chance can explain it: *votes* +0.00 (on *control*). Seeds: 1.' in shown
+    most = Counter(labels).most_common(1)[0][1]
+    fine,probe = 100*(2196-most)/3137,100*(1568-most)/3137
+    assert f'*control* is {fine:.2f} points above' in shown and f'has {100*probe/fine:.0f} % of them ({probe:.2f}); the largest difference of any method is 10.01' in shown
+    assert '*SCN* 2.0 (1.0)' in shown and '| MVT | control | | | | | | | its turn |' in shown
+    assert '| CE | 70.00 | 59.99 | | SCN | 80.01 (+10.01*) | 59.99 (+0.00) |' in shown
+    none = ' '.join(execute('table4', tmp_path, results=str(tmp_path/'nothing'), **asked).split())
+    assert none.count("can't be said yet")==2 and 'counted in operations forward, so many times their control: *MVT* 1.5; the other 3' in none
+    assert '**88.88** of *MVT*' in none and '**88.57** of *the paper' in none and none.count('is no rounded share')==2
