@@ -111,16 +111,19 @@ class RegionAttention(nn.Module):
     def __init__(self,
                  features:int,      # D, of each view
                  n_classes:int,     # K
-                 softmax:bool=False # as released: a soft-max over the views behind each sigmoid
+                 softmax:bool=False, # as released: a soft-max over the views behind each sigmoid
+                 equal:bool=False   # all views count the same: the control
                 ):
         super().__init__()
         self.softmax = softmax
-        self.w0 = nn.Linear(features, 1)
-        self.w1 = nn.Linear(2*features, 1)
+        self.w0 = None if equal else nn.Linear(features, 1)
+        self.w1 = None if equal else nn.Linear(2*features, 1)
         self.fc = nn.Linear(2*features, n_classes)
 
     def weights(self, layer, x):
         "Attention weights (B, V) of views (B, V, …)"
+        if layer is None:
+            return x.new_ones(x.shape[:-1])
         weights = torch.sigmoid(layer(x)).squeeze(-1)
         return weights.softmax(1) if self.softmax else weights
 
@@ -157,9 +160,11 @@ class RAN(Comparator):
                  n_classes:int=8,     # K
                  views:str='paper6',  # 'paper6', 'code8' or 'random:N' (N crops and the whole face)
                  softmax:bool=False,  # as released
-                 margin:float=.02     # of the loss that it adds
+                 margin:float=.02,    # of the loss that it adds
+                 equal:bool=False     # all views count the same: the control
                 ):
-        super().__init__(plain, RegionAttention(plain.trunk.num_features, n_classes, softmax))
+        head = RegionAttention(plain.trunk.num_features, n_classes, softmax, equal)
+        super().__init__(plain, head)
         self.views, self.margin = views, margin
         self.random = int(views.removeprefix('random:')) if views.startswith('random:') else 0
         fixed = torch.Generator().manual_seed(0)
@@ -190,6 +195,7 @@ class RANMethod(ModelMethod):
     views: str = 'paper6' # 'paper6', 'code8' or 'random:N'
     softmax: bool = False # as released: a soft-max over the views behind each sigmoid
     margin: float = .02 # by which a crop should count more than the whole face, >= 0
+    equal: bool = False # all views count the same: the control that sees as much
     name = 'ran'
     adds_to_loss = True
 
@@ -202,7 +208,7 @@ class RANMethod(ModelMethod):
             raise ValueError(f'margin is {self.margin}: expected 0 or more')
 
     def make(self, plain, n_classes):
-        return RAN(plain, n_classes, self.views, self.softmax, self.margin)
+        return RAN(plain, n_classes, self.views, self.softmax, self.margin, self.equal)
 
 # %% ../nbs/07_comparators.ipynb #7c619226
 class CertaintyHead(nn.Module):
