@@ -146,7 +146,7 @@ def subset_of(names:dict, # as from `read_list`
     chosen, wanted = faces.splits[on], np.flatnonzero(here >= 0)
     if not len(wanted):
         raise ValueError(f'{name}: none of its {len(names):,} names, the first {next(iter(names))}, '
-                         f'is among the {len(here):,} {on} images of {faces.name}, the first '
+                         f'is among the {len(chosen):,} {on} images of {faces.name}, the first '
                          f'{image_key(chosen.names[0])}; expected a list of that data set')
     elsewhere, left = {}, here < 0
     for split, places in where.items():
