@@ -422,7 +422,7 @@ class MaskedTrunk(nn.Module):
 
     def group_matcher(self, coarse:bool=False):
         "timm's grouping of layers: the mask's transformer counts like the one that it is a copy of"
-        return dict(stem=r'^(vit|masker)\.(cls_token|pos_embed|patch_embed)',
+        return dict(stem=r'^(?:vit|masker)\.(?:cls_token|pos_embed|patch_embed)',
                     blocks=[(r'^(?:vit|masker)\.blocks\.(\d+)', None),
                             (r'^(?:vit|masker)\.norm|^to_pixels', (99999,))])
 
