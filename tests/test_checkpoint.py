@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+from itertools import cycle
 
 import pytest
 import safetensors.torch
@@ -21,6 +22,13 @@ SPEC = RunSpec(data='synthetic', limit=400, arch='swin_tiny_patch4_window7_224',
                arch_args=dict(window_size=4, embed_dim=16, depths=[1, 1], num_heads=[1, 2]),
                up='sr', up_size=96, down='ltr', head='mlp', loss='fpdls', lr=2e-3, layer_decay=1.,
                ema=.9, epochs=2, bs=32, drop_path=.1)
+TINY = dict(data='synthetic', limit=200, img_size=32, loss='ce', lr=3e-3, ema=.9, epochs=2, bs=32,
+            augment='none', layer_decay=1.)
+RELABELLING = dict(
+    scn=RunSpec(**TINY, arch='resnet10t', method='scn',
+                method_args=dict(relabel_from=0., delta2=.02)),
+    mvt=RunSpec(**TINY, arch='vit_tiny_patch16_224', arch_args=dict(depth=1), method='mvt',
+                method_args=dict(relabel_from=0., delta2=.02, depth=1)))
 
 
 class Moments(Callback):
@@ -60,22 +68,22 @@ class Moments(Callback):
         self.now('before validate')
 
 
-def run(path, moment, count):
+def run(path, moment, count, spec):
     "A training; leaves its history without clocks in done.json"
     torch.set_num_threads(1)
-    learn = build_learner(SPEC, load_faces(SPEC), path, device='cpu', seconds=0)
+    learn = build_learner(spec, load_faces(spec), path, device='cpu', seconds=0)
     learn.add_cb(Moments(moment, count))
-    learn.fit_recipe(SPEC.epochs)
+    learn.fit_recipe(spec.epochs)
     clock = ('seconds', 'images_per_s')
     history = [{name: value for name, value in row.items() if name not in clock}
                for row in learn.checkpoint.history]
     write_json(path/'done.json', dict(history=history))
 
 
-def train(path, moment='never', count=0):
+def train(path, moment='never', count=0, spec=SPEC):
     "Exit code of a training in a forked process, killed at the `count`-th `moment`"
     context = multiprocessing.get_context('fork')
-    child = context.Process(target=run, args=(path, moment, count))
+    child = context.Process(target=run, args=(path, moment, count, spec))
     child.start()
     child.join()
     assert child.exitcode in (0, -signal.SIGKILL)
@@ -103,6 +111,30 @@ def test_killed_training_ends_the_same(whole, tmp_path, kills):
     assert best.keys() == expected.keys()
     assert all(torch.equal(best[name], expected[name]) for name in best)
     assert not list(tmp_path.glob('.*.tmp'))
+
+
+@pytest.mark.parametrize('spec', RELABELLING.values(), ids=RELABELLING)
+def test_changed_labels_survive_a_kill_in_every_batch(spec, tmp_path):
+    """Each process ends one or two batches and dies: before the step, or when labels have changed
+    and their checkpoint is written but not yet in its place"""
+    whole, path = tmp_path/'whole', tmp_path/'killed'
+    for folder in (whole, path):
+        folder.mkdir()
+    assert train(whole, spec=spec) == 0
+    given = load_faces(spec).train.labels
+    moments, places, labels = cycle(['after backward', 'before rename']), set(), []
+    while train(path, next(moments), 2, spec):
+        tensors, meta = load_state(path/'checkpoint.safetensors')
+        places.add((meta['epoch'], meta['batch']))
+        labels.append(tensors['relabel.labels'])
+    batches = len(given)//spec.bs
+    assert len(places) >= 2*batches - 1, 'killed in every batch'
+    assert (labels[0] != given).any() or (labels[2] != given).any(), 'from early on'
+    assert len({tuple(some.tolist()) for some in labels}) > batches, 'and in most batches'
+    ours, expected = (load_state(folder/'checkpoint.safetensors')[0] for folder in (path, whole))
+    assert torch.equal(ours['relabel.labels'], expected['relabel.labels'])
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
+    assert (path/'done.json').read_text() == (whole/'done.json').read_text()
 
 
 def test_full_disk_keeps_the_last_checkpoint(tmp_path):

@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fer_nr.backbone import fer_model
+from fer_nr.backbone import fer_model, find_method, save_weights
 from fer_nr.onnx_export import OnnxShares, Shares, export_onnx, load_shares, triangle_weights
+from fer_nr.registry import parts
 from fer_nr.resizer import NeuralResizer
 
 VOCAB = ('calm', 'glad', 'sad')
@@ -99,3 +100,43 @@ def test_an_export_that_fails_leaves_what_was_there(tmp_path):
         export_onnx(shares_of(up='bilinear', down='none'), path, 'int9')
     assert path.read_text() == 'before'
     assert [o.name for o in tmp_path.iterdir()] == ['model.onnx']
+
+
+METHODS = dict(ran='resnet10t', scn='resnet10t', eac='resnet10t', dan='resnet10t', vtff='resnet10t',
+               probe='resnet10t', psr='vgg16_bn', mvt='vit_tiny_patch16_224',
+               vit_se='vit_tiny_patch16_224')
+ARGS = dict(ran=dict(views='random:2'), vtff=dict(depth=1, lbp_size=24), mvt=dict(depth=1))
+
+
+def test_every_method_is_exported_here():
+    find_method('psr')
+    own = {name for name, method in parts('method').items() if method.facts.get('own_head')}
+    assert own == METHODS.keys()
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_models_of_other_methods_answer_as_torch(method, tmp_path):
+    "Through the file that a run leaves; what pictures differ in is far more than what runtimes do"
+    torch.manual_seed(0)
+    resizer = NeuralResizer('bilinear', down='none', in_size=48, in_chans=1, up_size=64, size=64)
+    arch = METHODS[method]
+    blocks = dict(depth=2) if arch.startswith('vit') else {}
+    build = find_method(method).build(**ARGS.get(method, {})).build
+    model = build(arch, resizer, len(VOCAB), **blocks).eval()
+    with torch.no_grad():
+        largest = model(torch.rand(4, 1, 48, 48)).abs().max().item()
+    about = dict(vocab=VOCAB, temperature=largest/3)
+    save_weights(model, tmp_path/'best.safetensors', about)
+    path = tmp_path/'model.onnx'
+    assert export_onnx(tmp_path/'best.safetensors', path) <= 1e-4
+    shares, exported = load_shares(tmp_path/'best.safetensors'), OnnxShares(path)
+    rng = np.random.default_rng(1)
+    ours, theirs = [], []
+    for batch, height, width in ((1, 48, 48), (5, 31, 90), (2, 300, 200)):
+        brightest = rng.integers(20, 256, (batch, 1, 1, 3))
+        images = (brightest * rng.random((batch, height, width, 3))).astype(np.uint8)
+        ours.append(shares.answer(images))
+        theirs.append(exported.answer(images))
+    ours, theirs = np.concatenate(ours), np.concatenate(theirs)
+    apart = np.abs(ours - theirs).max()
+    assert apart <= 1e-4 and np.ptp(ours, axis=0).max() > 100*apart

@@ -16,6 +16,7 @@ from PIL import Image
 
 from fer_nr.ablation import RunSpec, build_learner, fer_nr_run, is_running, load_faces, make_record
 from fer_nr.ablation import load_table, records, run, status, table
+from fer_nr.checkpoint import load_state
 from fer_nr.commands import parser
 from fer_nr.locks import claim, commanding
 from fer_nr.progress import progress, progress_line
@@ -138,6 +139,41 @@ def test_killed_run_ends_at_the_same_numbers(tiny, tmp_path):
     for name in ('predictions', 'metrics', 'selected_epoch'):
         assert one[name] == other[name]
     assert not (tmp_path / spec.id / 'kernel.json').exists()
+
+
+def test_killed_relabelling_ends_at_the_same_labels(tmp_path):
+    "The command dies when a checkpoint holds labels that SCN has changed; the same command goes on"
+    values = SMALLEST | dict(arch='resnet10t', arch_args={}, method='scn', loss='ce', epochs=6,
+                             method_args=dict(relabel_from=0., delta2=.02))
+    (tmp_path / 'scn.yaml').write_text(yaml.safe_dump(values))
+    spec = RunSpec(**values)
+    given = load_faces(spec).train.labels
+    code, _, err = command(tmp_path / 'scn.yaml', '--runs', tmp_path / 'whole')
+    assert code == 0, err
+    args = (tmp_path / 'scn.yaml', '--runs', tmp_path / 'killed')
+    whole, killed = (tmp_path / name / spec.id for name in ('whole', 'killed'))
+
+    def labels(folder):
+        return load_state(folder / 'checkpoint.safetensors')[0]['relabel.labels']
+    process = start(*args)
+    while process.poll() is None:
+        if (killed / 'checkpoint.safetensors').exists() and (labels(killed) != given).any():
+            break
+        time.sleep(.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and not (killed / 'record.json').exists()
+    _, left = load_state(killed / 'checkpoint.safetensors')
+    assert 0 < left['epoch'] < spec.epochs
+    code, _, err = command(*args)
+    assert code == 0, err
+    assert torch.equal(labels(killed), labels(whole))
+    one, other = (json.loads((folder / 'record.json').read_text()) for folder in (whole, killed))
+    for name in ('predictions', 'labels', 'metrics', 'selected_epoch', 'data', 'canonical'):
+        assert one[name] == other[name], name
+    clocks = ('seconds', 'images_per_s')
+    rows = [[{k: v for k, v in row.items() if k not in clocks} for row in record['history']]
+            for record in (one, other)]
+    assert rows[0] == rows[1] and len(rows[0]) == spec.epochs
 
 
 @pytest.mark.parametrize('protocol', parts('protocol'))
