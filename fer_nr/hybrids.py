@@ -67,7 +67,7 @@ class EDSR(nn.Module):
 def average_weights(n:int,   # pixels along one side
                     size:int # along the same side afterwards
                    )->torch.Tensor: # (size, n), rows sum to one
-    "The matrix of `F.adaptive_avg_pool2d` along one side: each new pixel is the mean of its old ones"
+    "`F.adaptive_avg_pool2d` along one side as a matrix: a new pixel is the mean of its old ones"
     new = torch.arange(size)[:, None]
     first, last = new*n//size, ((new + 1)*n + size - 1)//size               # last: not included
     old = torch.arange(n)

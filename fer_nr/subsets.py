@@ -33,7 +33,7 @@ def image_key(name:str # of a picture, in a list or in a `FaceSet`
 LIKE = 'like "1_fer0000007.png 8 0", "1/fer0000007.jpg" or "test_0007_aligned 3 4"'
 
 def read_line(line:str # of a list
-             )->tuple[str, int|None]: # the picture's `image_key`, and its class number if there is one
+             )->tuple[str, int|None]: # the picture's `image_key`; its class number, if there is one
     "One line in any layout; raises `ValueError` for anything else"
     path, *numbers = re.split(r'[\s,;]+', line.strip())
     above, _, last = path.replace('\\', '/').rstrip('/').rpartition('/')
@@ -145,8 +145,9 @@ def subset_of(names:dict, # as from `read_list`
     here = where.pop(on)
     chosen, wanted = faces.splits[on], np.flatnonzero(here >= 0)
     if not len(wanted):
-        raise ValueError(f'{name}: none of its {len(names):,} names, the first {next(iter(names))}, '
-                         f'is among the {len(chosen):,} {on} images of {faces.name}, the first '
+        first = next(iter(names))
+        raise ValueError(f'{name}: none of its {len(names):,} names, the first {first}, is among '
+                         f'the {len(chosen):,} {on} images of {faces.name}, the first '
                          f'{image_key(chosen.names[0])}; expected a list of that data set')
     elsewhere, left = {}, here < 0
     for split, places in where.items():
