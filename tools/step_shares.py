@@ -10,11 +10,10 @@ import re
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from fer_nr.runs import build_learner, load_faces
-from fer_nr.spec import RunSpec
+from fer_nr.data import synthetic
 from fer_nr.training import throughput
+from tools.usual import FACES, OURS, our_learner
 
-FIELDS = {'bilinear': {}, 'SR + LTR': dict(up='sr', down='ltr')}
 KINDS = {'matrix products': r'aten::(mm|addmm|bmm|baddbmm)$|attention',
          'convolutions': 'convolution',
          'copies': r'aten::(copy_|cat|clone|fill_)$',
@@ -46,14 +45,11 @@ def shares(learn, batches):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('name', choices=FIELDS)
+    parser.add_argument('name', choices=OURS)
     parser.add_argument('--size', type=int, default=112, help='pixels that the backbone sees')
     parser.add_argument('--batches', type=int, default=3)
-    parser.add_argument('--compiled', action='store_true', help='with torch.compile')
     arguments = parser.parse_args()
-    spec = RunSpec(data='synthetic', limit=2000, arch='vit_tiny_patch16_224', loss='fpdls',
-                   img_size=arguments.size, up_size=192, **FIELDS[arguments.name])
-    learn = build_learner(spec, load_faces(spec), compiled=arguments.compiled)
+    learn = our_learner(arguments.name, synthetic(FACES), arguments.size)
     print(json.dumps(shares(learn, arguments.batches)))
 
 
