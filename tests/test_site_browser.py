@@ -152,6 +152,7 @@ def test_search(page):
     page.keyboard.press('Enter')
     hit = page.locator('#search-results li a[href*="loss.html"]').first
     hit.click()
+    page.locator('#fpdls').first.wait_for(state='attached')  # a click does not wait for the page
     assert page.locator('#fpdls').count() and 'FPDLS' in page.inner_text('article')
 
 
