@@ -220,11 +220,12 @@ def measure_run(model:nn.Module, # trained
     return dict(metrics=metrics, predictions=predictions, labels=labels)
 
 # %% ../nbs/06a_runs.ipynb #e191e08e
-def make_record(spec:RunSpec,   # the run
-                faces:Faces,    # its faces
-                learn,          # its trained `Learner`, with a `Checkpoint`
-                path:Path|str,  # the run's folder
-                processes:int=1 # that trained it together
+def make_record(spec:RunSpec,       # the run
+                faces:Faces,        # its faces
+                learn,              # its trained `Learner`, with a `Checkpoint`
+                path:Path|str,      # the run's folder
+                processes:int=1,    # that trained it together
+                compiled:bool=False # whether its trunk was compiled
                )->dict:
     "Evaluate a trained run on valid and test; write its logits and its record"
     history, best = learn.checkpoint.history, learn.checkpoint.best
@@ -239,7 +240,7 @@ def make_record(spec:RunSpec,   # the run
     record = dict(
         id=spec.id, spec=published(spec), canonical=spec.canonical(), weights_sha256=weights,
         data=describe(faces), parameters=sum(p.numel() for p in learn.model.parameters()),
-        processes=processes, **machine, seconds=round(seconds, 1),
+        processes=processes, compiled=compiled, **machine, seconds=round(seconds, 1),
         images_per_s=round(images/seconds, 1), history=history, selected_epoch=best['epoch'],
         **measure_run(learn.model, faces, path))
     write_json(Path(path)/'record.json', record)

@@ -412,6 +412,7 @@ def fer_nr_sweep(
     budget:float=0., # minutes; what would not end in time is not started; 0: no end
     dry_run:bool=False, # only show what is done, what is missing, and how long it will take
     scheduler:str='', # address (or file) of a dask.distributed scheduler; empty: one by one, here
+    compiled:bool=False, # compile the trunks: pays in long trainings
     runs:str='runs', # folder of runs
     results:str='results', # folder of published records
     data_path:str='', # folder of the data set
@@ -425,7 +426,8 @@ def fer_nr_sweep(
         if dry_run:
             return
         start = starter(look, runs, results, limit, budget)
-        where = dict(runs=runs, results=results, data_path=data_path or None, start=start)
+        where = dict(runs=runs, results=results, data_path=data_path or None, start=start,
+                     compiled=compiled)
         ends = on_cluster(specs, scheduler, **where) if scheduler else sweep(specs, **where)
     except (ValueError, OSError, RuntimeError) as error:
         fail(error)

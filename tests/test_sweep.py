@@ -12,6 +12,7 @@ from fer_nr.training import load_state
 from test_runs import BIN, ROOT, TINY
 
 ENV = os.environ|dict(OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
+ENV['TORCHDYNAMO_DISABLE'] = '1' # what --compiled leads to is tested in test_training; here, that it arrives
 
 SWIFT = TINY|dict(up='bilinear', down='none', loss='ce')
 
@@ -77,11 +78,11 @@ def test_ctrl_c_loses_nothing(tmp_path, capsys):
     assert p.returncode==1 and '2 missing' in out
     assert err.splitlines()[-1]=='fer_nr: stopped; the same command continues' and 'Traceback' not in err and 'run 1/2, epoch 1/8' in err, err
     assert not (d/'failed.json').exists() and not list(tmp_path.glob('results/*'))
-    r = command('fer_nr_sweep', *args)
+    r = command('fer_nr_sweep', *args, '--compiled')
     assert r.returncode==0 and '1 partial' in r.stdout and r.stdout.splitlines()[-1]=='1 done, 1 missing', r.stdout+r.stderr
     assert 'run 1/2' in r.stderr and 'run 2/2' not in r.stderr
     rec, = records(tmp_path/'results')
-    assert rec['history'][:len(before)]==before and len(rec['history'])==8
+    assert rec['history'][:len(before)]==before and len(rec['history'])==8 and rec['compiled']
     fer_nr_sweep([str(tmp_path/'own.yaml')], runs=tmp_path/'runs', results=tmp_path/'results', seeds=2, dry_run=True)
     out = capsys.readouterr().out
     assert '3 missing, 1 done' in out and len(list((tmp_path/'runs').iterdir()))==1, 'only shown'
