@@ -1,7 +1,8 @@
-"The order of the gate, notebooks that run beside it, and the real data where there is some."
+"The order of the gate, what runs beside it (notebooks, site), and real data where there is some."
 import os
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,11 +42,33 @@ def run_notebook(notebook):
                           capture_output=True, env=environment, cwd=get_config().config_path)
 
 
+BUILD = """
+import sys
+from tools.docs import build_site
+build_site(sys.argv[1])
+"""
+
+
+def built_site():
+    "A temporary folder with the site in `html`; raises `RuntimeError` with Sphinx's words"
+    folder = tempfile.TemporaryDirectory()
+    command = [sys.executable, '-c', BUILD, f'{folder.name}/html']
+    result = subprocess.run(command, capture_output=True, text=True,
+                            cwd=get_config().config_path)
+    if result.returncode:
+        raise RuntimeError(result.stderr)
+    return folder
+
+
 RUNS = pytest.StashKey()
+SITE = pytest.StashKey()
 
 
 def pytest_collection_finish(session):
-    "All notebooks that are wanted begin to run; one core is left to the other tests, if there are some"
+    """All notebooks that are wanted begin to run, and after them the site is built, if it is wanted
+
+    One core is left to the other tests, if there are some.
+    """
     wanted = [running(item) for item in session.items if running(item)]
     if session.config.option.collectonly or not wanted:
         return
@@ -53,6 +76,8 @@ def pytest_collection_finish(session):
     pool = ThreadPoolExecutor(max(1, os.cpu_count() - others))
     runs = {notebook: pool.submit(run_notebook, notebook) for notebook in wanted}
     session.config.stash[RUNS] = pool, runs
+    if any('site' in item.fixturenames for item in session.items):
+        session.config.stash[SITE] = pool.submit(built_site)
 
 
 def pytest_sessionfinish(session):
@@ -79,10 +104,11 @@ def folder_from(variable, what, *holds):
 
 
 @pytest.fixture(scope='session')
-def site(tmp_path_factory):
+def site(request):
     "Folder of the site, built once"
-    from tools.docs import build_site
-    return build_site(tmp_path_factory.mktemp('site')/'html').parent
+    begun = request.config.stash.get(SITE, None)
+    with begun.result() if begun else built_site() as folder:
+        yield Path(folder)/'html'
 
 
 @pytest.fixture(scope='session')

@@ -1,5 +1,7 @@
 "The site in a browser: nothing breaks, all can be found and read, on a phone and in the dark too."
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -44,12 +46,18 @@ def names(site):
     return sorted(page.as_posix() for page in pages if '_static' not in page.parts)
 
 
-@pytest.fixture(scope='module')
-def browser():
+@contextmanager
+def chromium():
     with playwright.sync_playwright() as pw:
         browser = pw.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope='module')
+def browser():
+    with chromium() as browser:
+        yield browser
 
 
 def visitor(browser, base):
@@ -73,7 +81,7 @@ def set_theme(page, theme):
 def serious(page, contrast=False):
     "What axe finds serious or critical, as text"
     rules = {'color-contrast': dict(enabled=contrast)}
-    options = dict(preload=False, runOnly=STANDARD, rules=rules)
+    options = dict(preload=False, runOnly=STANDARD, rules=rules, resultTypes=['violations'])
     found = []
     for violation in axe.Axe().run(page, options=options).response['violations']:
         if violation['impact'] in ('serious', 'critical'):
@@ -118,15 +126,24 @@ def visit(context, name, host):
     return found
 
 
-@pytest.fixture(scope='module')
-def visits(browser, base, names):
-    "Every page, opened once: page -> what was wrong, by kind"
+def visit_all(names, base):
+    "Pages, opened one after the other in a browser of their own: page -> what was wrong, by kind"
     found = {}
-    for name in names:
-        context = visitor(browser, base)
-        found[name] = visit(context, name, urlsplit(base).netloc)
-        context.close()
+    with chromium() as browser:
+        for name in names:
+            context = visitor(browser, base)
+            found[name] = visit(context, name, urlsplit(base).netloc)
+            context.close()
     return found
+
+
+@pytest.fixture(scope='module')
+def visits(base, names):
+    "Every page, opened once, half of them in one browser, half in another"
+    halves = names[::2], names[1::2]
+    with ThreadPoolExecutor(len(halves)) as pool:
+        first, second = pool.map(lambda half: visit_all(half, base), halves)
+    return first | second
 
 
 FAULTS = ['errors', 'lost', 'pictures', 'elsewhere', 'wide', 'light', 'dark']
