@@ -2,7 +2,7 @@
 
     title: Which rate?
     base: vit_ti           # what rows share: fields, a file of parameters, or a list of both
-    budget: twelve_epochs  # likewise; `fer_nr_tables mine.yaml budget=three_epochs` takes another
+    budget: six_epochs     # likewise; `fer_nr_tables mine.yaml budget=three_epochs` takes another
     rows:
     - {name: CE, spec: {}, grid: {lr: [1e-4, 3e-4]}}  # a row for each value
     - {name: F-PDLS, baseline: CE, spec: {loss: fpdls}, grid: {lr: [1e-4, 3e-4]}}
