@@ -1,5 +1,5 @@
-"""Records and tables beyond what the notebook shows: every published number a second way, odd records and table files, the
-definitions in nbs/experiments/params/tables."""
+"""Records and tables beyond what the notebook shows: every published number a second way, odd
+records and table files, the definitions in nbs/experiments/params/tables."""
 import hashlib
 import html
 import json
@@ -15,15 +15,16 @@ from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from fer_nr.results import (Record, differences, print_table, read_record, records, runs_of, spec_of, summary, table,
-                            verdict)
+from fer_nr.results import (Record, differences, print_table, read_record, records, runs_of,
+                            spec_of, summary, table, verdict)
 from fer_nr.spec import RunSpec, spec_from
 from fer_nr.sweep import read_tables, specs_of
 from fer_nr.tables import find_table, load_table, params_folder
 
 ROOT = Path(__file__).parent.parent
 TABLES = sorted(file.stem for file in (ROOT/'nbs/experiments/params/tables').glob('*.yaml'))
-PUBLISHED = {file.stem: json.loads(file.read_text()) for file in sorted((ROOT/'results').glob('*.json'))}
+PUBLISHED = {file.stem: json.loads(file.read_text())
+             for file in sorted((ROOT/'results').glob('*.json'))}
 
 
 def definition_of(name):
@@ -33,11 +34,16 @@ def definition_of(name):
 
 
 def of_row(spec, seed=0):
-    "The published record of a row, found by comparing what its spec says, without the package's way"
+    "The published record of a row, found by what its spec says, without the package's way"
     for record in PUBLISHED.values():
         mine, other = spec.canonical('name'), spec_from(record['spec']).canonical('name')
         if mine | {'seed': seed} == other:
             return record
+
+
+def equal_characters(answers, labels):
+    "For each image whether its answer is right"
+    return [answer == label for answer, label in zip(answers, labels, strict=True)]
 
 
 @pytest.mark.parametrize('name', TABLES)
@@ -54,15 +60,17 @@ def test_every_number_a_second_way(name):
             assert math.isnan(line.ours)
             continue
         answers, labels = record['predictions']['test'], record['labels']['test']
-        right = [a == b for a, b in zip(answers, labels, strict=True)]
+        right = equal_characters(answers, labels)
         low, high = proportion_confint(sum(right), len(right), method='wilson')
-        assert np.allclose([line.ours, line.low, line.high], 100*np.array([np.mean(right), low, high]), atol=1e-3)
+        expected = 100*np.array([np.mean(right), low, high])
+        assert np.allclose([line.ours, line.low, line.high], expected, atol=1e-3)
         base = rows.get(row.get('baseline'))
         if base:
-            before = [a == b for a, b in zip(base['predictions']['test'], labels, strict=True)]
+            before = equal_characters(base['predictions']['test'], labels)
             gained, lost = sum(np.greater(right, before)), sum(np.less(right, before))
-            assert line.difference == pytest.approx(100*(gained-lost)/len(right))
-            raw[row['name']] = binomtest(int(gained), int(gained+lost)).pvalue if gained+lost else 1.
+            assert line.difference == pytest.approx(100*(gained - lost)/len(right))
+            differing = int(gained + lost)
+            raw[row['name']] = binomtest(int(gained), differing).pvalue if differing else 1.
     if raw:
         corrected = multipletests(list(raw.values()), method='holm')[1]
         assert np.allclose(found.p[list(raw)], corrected)
@@ -70,9 +78,9 @@ def test_every_number_a_second_way(name):
 
 
 def test_published_records_are_whole_and_summarised():
-    recs = records(ROOT/'results')
-    assert [r['id'] for r in recs] == list(PUBLISHED) and len(recs) >= 11
-    for record in recs:
+    found = records(ROOT/'results')
+    assert [record['id'] for record in found] == list(PUBLISHED) and len(found) >= 11
+    for record in found:
         for on, row in summary(record).iterrows():
             stored = record['metrics'][on]
             assert row.top1 == stored['correct']/stored['n'] and row.n == stored['n']
@@ -93,7 +101,10 @@ def id_today(record):
 
 
 def test_published_ids_survive(weights, monkeypatch):
-    "Later fields, and the moves of tables and code, keep the names of earlier runs; each one is a row of some table"
+    """Later fields, and the moves of tables and code, keep the names of earlier runs
+
+    Each run is a row of some table.
+    """
     monkeypatch.setenv('FER_NR_WEIGHTS', str(weights))
     assert all(id_today(record) == name for name, record in PUBLISHED.items())
     shown = set()
@@ -104,34 +115,62 @@ def test_published_ids_survive(weights, monkeypatch):
 
 
 def changed(record, name, value):
+    "A record with `value` in the field `name`, inner fields after a dot; ... takes it away"
     first, _, rest = name.partition('.')
     inner = changed(record[first], rest, value) if rest else value
-    return {k: v for k, v in (record | {first: inner}).items() if v is not Ellipsis}
+    fields = record | {first: inner}
+    return {field: kept for field, kept in fields.items() if kept is not Ellipsis}
 
 
 GOOD = next(iter(PUBLISHED.values()))
-ODD = [(name, value) for name in ('id', 'spec', 'data', 'device', 'history', 'metrics', 'predictions', 'labels', 'seconds',
-                                  'images_per_s', 'parameters') for value in (None, ..., [], 'x', -1)
+ONE_SHORT = GOOD['predictions']['test'][:-1]
+FIELDS = ('id', 'spec', 'data', 'device', 'history', 'metrics', 'predictions', 'labels', 'seconds',
+          'images_per_s', 'parameters')
+ODD = [(name, value) for name in FIELDS for value in (None, ..., [], 'x', -1)
        if not (name in ('id', 'device') and value == 'x')]
-ODD += [('predictions.test', '1'), ('predictions.test', ''), ('predictions.test', GOOD['predictions']['test'][:-1]),
-        ('predictions.test', GOOD['predictions']['test'][:-1]+'9'), ('predictions.test', GOOD['predictions']['test'][:-1]+'é'),
-        ('predictions.test', 7), ('predictions.valid', ...), ('labels.test', ...), ('labels.test', None),
-        ('data.vocab', ['a']), ('data.images', []), ('data.images', {'test': 1}), ('history', [{}]), ('history', [3]),
-        ('seconds', True), ('images_per_s', 0), ('images_per_s', math.nan), ('seconds', math.inf),
-        ('metrics.test', 3), ('metrics.test.correct', 1), ('metrics.test.ece', math.nan), ('spec.loss', 'fpdl'),
-        ('spec.later', 1), ('spec.epochs', 0), ('spec.arch_args', [])]
+ODD += [
+    ('predictions.test', '1'),
+    ('predictions.test', ''),
+    ('predictions.test', ONE_SHORT),
+    ('predictions.test', ONE_SHORT + '9'),
+    ('predictions.test', ONE_SHORT + 'é'),
+    ('predictions.test', 7),
+    ('predictions.valid', ...),
+    ('labels.test', ...),
+    ('labels.test', None),
+    ('data.vocab', ['a']),
+    ('data.images', []),
+    ('data.images', {'test': 1}),
+    ('history', [{}]),
+    ('history', [3]),
+    ('seconds', True),
+    ('images_per_s', 0),
+    ('images_per_s', math.nan),
+    ('seconds', math.inf),
+    ('metrics.test', 3),
+    ('metrics.test.correct', 1),
+    ('metrics.test.ece', math.nan),
+    ('spec.loss', 'fpdl'),
+    ('spec.later', 1),
+    ('spec.epochs', 0),
+    ('spec.arch_args', []),
+]
+ODD_IDS = [f'{name}={str(value)[-12:]}' for name, value in ODD]
 
 
-@pytest.mark.parametrize('name,value', ODD, ids=[f'{name}={str(value)[-12:]}' for name, value in ODD])
+@pytest.mark.parametrize('name,value', ODD, ids=ODD_IDS)
 def test_odd_records_are_named_and_left_out(name, value, tmp_path):
     (tmp_path/'odd.json').write_text(json.dumps(changed(GOOD, name, value)))
     (tmp_path/'good.json').write_text(json.dumps(GOOD))
     with pytest.warns(UserWarning, match=r'left out: .*odd\.json') as said:
-        assert [r['id'] for r in records(tmp_path)] == [GOOD['id']]
+        assert [record['id'] for record in records(tmp_path)] == [GOOD['id']]
     assert len(said) == 1 and '\n' not in str(said[0].message)
 
 
-@pytest.mark.parametrize('text', ['', '{', '[]', '"x"', '3', 'null', '{"id": NaN}', '['*3000, '{"id": "x"'])
+NO_RECORDS = ['', '{', '[]', '"x"', '3', 'null', '{"id": NaN}', '['*3000, '{"id": "x"']
+
+
+@pytest.mark.parametrize('text', NO_RECORDS)
 def test_files_that_are_no_record(text, tmp_path):
     (tmp_path/'x.json').write_text(text)
     with pytest.raises(ValueError, match=r'x\.json') as said:
@@ -158,18 +197,26 @@ BAD_TABLES = {  # what is wrong: (the file, what is said after the file's name)
     'paper is no percentage': ('rows: [{name: a, paper: 889}]', 'expected a percentage, 0 to 100'),
     'paper is NaN': ('rows: [{name: a, paper: .nan}]', 'expected a percentage'),
     'an entry misspelt': ('rows: [{name: a, specs: {}}]', "did you mean 'spec'"),
-    'a key of the table misspelt': ('titel: T\nrows: [{name: a, paper: 1}]', "did you mean 'title'"),
-    'a field misspelt': ('rows: [{name: a, spec: {epoch: 3}}]', "row 'a': parameter 'epoch' is unknown.*did you mean 'epochs'"),
+    'a key of the table misspelt': ('titel: T\nrows: [{name: a, paper: 1}]',
+                                    "did you mean 'title'"),
+    'a field misspelt': ('rows: [{name: a, spec: {epoch: 3}}]',
+                         "row 'a': parameter 'epoch' is unknown.*did you mean 'epochs'"),
     'a value out of range': ('rows: [{name: a, spec: {epochs: 0}}]', "row 'a': epochs"),
     'a key twice': ('rows:\n- {name: a, spec: {lr: 1, lr: 2}}', 'lr is there twice'),
-    'two rows of a name': ('rows: [{name: a, paper: 1}, {name: a, paper: 2}]', r'row 2 \(a\): a row above has this name'),
-    'a baseline that is none': ('rows: [{name: a, spec: {}, baseline: b}]', "row 'a': baseline: row 'b' is unknown"),
+    'two rows of a name': ('rows: [{name: a, paper: 1}, {name: a, paper: 2}]',
+                           r'row 2 \(a\): a row above has this name'),
+    'a baseline that is none': ('rows: [{name: a, spec: {}, baseline: b}]',
+                                "row 'a': baseline: row 'b' is unknown"),
     'a baseline of itself': ('rows: [{name: a, spec: {}, baseline: a}]', 'the row itself'),
-    'a grid that is no list': ('rows: [{name: a, spec: {}, grid: {lr: 3}}]', 'grid of lr is .* expected a list of values'),
-    'a grid of a million': ('rows: [{name: a, spec: {}, grid: {seed: &s [1,2,3,4,5,6,7,8,9,10], epochs: *s, bs: *s, gamma: *s, '
-                            'limit: *s, up_size: *s}}]', 'more than 2,000 combinations'),
-    'a million rows': ('rows:\n' + '- {name: a, paper: 1}\n'*1_000_000, 'characters: expected at most'),
-    'notes that are no texts': ('notes: [[a]]\nrows: [{name: a, paper: 1}]', 'notes: expected a list of texts'),
+    'a grid that is no list': ('rows: [{name: a, spec: {}, grid: {lr: 3}}]',
+                               'grid of lr is .* expected a list of values'),
+    'a grid of a million': ('rows: [{name: a, spec: {}, grid: {seed: &s [1,2,3,4,5,6,7,8,9,10], '
+                            'epochs: *s, bs: *s, gamma: *s, limit: *s, up_size: *s}}]',
+                            'more than 2,000 combinations'),
+    'a million rows': ('rows:\n' + '- {name: a, paper: 1}\n'*1_000_000,
+                       'characters: expected at most'),
+    'notes that are no texts': ('notes: [[a]]\nrows: [{name: a, paper: 1}]',
+                                'notes: expected a list of texts'),
     'not YAML': ('rows: [', 'not YAML'),
 }
 
@@ -187,9 +234,11 @@ def test_bad_tables_are_one_line(what, tmp_path):
 @pytest.mark.parametrize('name', TABLES)
 def test_tables_of_the_workbook(name):
     "Rows of ViT-Ti differ in nothing but what their table is about"
-    rows = [row for row in load_table(find_table(name))['rows'] if row['spec'] and row['spec'].arch.startswith('vit_tiny')]
-    meant = dict(table4={'protocol'}, controls={'protocol', 'lr', 'resizer_lr'}, home={'resizer_lr'}, gpu={'resizer_lr'},
-                 three_epoch_runs={'lr', 'resizer_lr'}, best={'ema', 'epochs', 'lr', 'resizer_lr', 'weights'})
+    rows = [row for row in load_table(find_table(name))['rows']
+            if row['spec'] and row['spec'].arch.startswith('vit_tiny')]
+    meant = dict(table4={'protocol'}, controls={'protocol', 'lr', 'resizer_lr'},
+                 home={'resizer_lr'}, gpu={'resizer_lr'}, three_epoch_runs={'lr', 'resizer_lr'},
+                 best={'ema', 'epochs', 'lr', 'resizer_lr', 'weights'})
     lines = differences(dict(rows=rows), {row['name']: True for row in rows})
     said = {line.split(':')[0].removeprefix('Rows differ in ') for line in lines}
     if name in meant or name.startswith(('table', 'label', 'twenty')):
@@ -198,21 +247,27 @@ def test_tables_of_the_workbook(name):
 
 def test_numbers_of_the_poster():
     "Typed correctly, they are all accuracies of 3,191 images"
-    rows = [row for name in ('table1', 'table2', 'table3') for row in load_table(find_table(name))['rows']]
+    rows = [row for name in ('table1', 'table2', 'table3')
+            for row in load_table(find_table(name))['rows']]
     numbers = {row['paper'] for row in rows if 'paper' in row}
-    assert len(numbers) == 15 and numbers <= {round(100*k/3191, 2) for k in range(3192)}
+    assert len(numbers) == 15 and numbers <= {round(100*right/3191, 2) for right in range(3192)}
 
 
 def test_the_programme():
-    "Twelve epochs with the recipe's own values; tables share their runs; the baseline and the proposal come first"
+    """Twelve epochs with the recipe's own values; tables share their runs
+
+    The baseline and the proposal come first.
+    """
     specs = specs_of(read_tables(['table2', 'table3', 'controls'], rows=''))
     tiny = [spec for spec in specs if spec.arch.startswith('vit_tiny')]
-    assert {(s.epochs, s.img_size, s.drop_path, s.bs) for s in tiny} == {(12, 112, .1, 64)}
-    recipes = {(r.layer_decay, r.ema, r.augment) for r in (spec.recipe_of() for spec in tiny)}
-    assert recipes == {(.8, .998, 'modern')}
+    budgets = {(spec.epochs, spec.img_size, spec.drop_path, spec.bs) for spec in tiny}
+    assert budgets == {(12, 112, .1, 64)}
+    recipes = [spec.recipe_of() for spec in tiny]
+    values = {(recipe.layer_decay, recipe.ema, recipe.augment) for recipe in recipes}
+    assert values == {(.8, .998, 'modern')}
     assert len({spec.id for spec in specs}) == len(specs)
     both = specs_of(read_tables(['table2', 'table3'], rows='ViT-Ti'), seeds=2)
-    assert len(both) == 2*(5+6-2) and [spec.seed for spec in both] == [0]*9+[1]*9
+    assert len(both) == 2*(5 + 6 - 2) and [spec.seed for spec in both] == [0]*9 + [1]*9
     larger = specs_of(read_tables(['table2', 'img_size=224', 'up_size=384'], rows='ViT-Ti'))
     assert [spec.img_size for spec in larger] == [224]*5
 
@@ -221,33 +276,39 @@ def toy(seed, loss, answers, **kwargs):
     "A record of four images with these answers"
     spec = RunSpec(data='synthetic', loss=loss, seed=seed)
     cost = dict(seconds=60., images_per_s=1.)
-    record = dict(id=spec.id, spec=asdict(spec), parameters=1, device='toy', history=[dict(epoch=1) | cost], metrics={},
-                  data=dict(name='synthetic', vocab=['a', 'b', 'c', 'd'], images=dict(test=4)), **cost,
-                  predictions=dict(test=answers), labels=dict(test='0123'))
+    data = dict(name='synthetic', vocab=['a', 'b', 'c', 'd'], images=dict(test=4))
+    record = dict(id=spec.id, spec=asdict(spec), parameters=1, device='toy', data=data, **cost,
+                  history=[dict(epoch=1) | cost], metrics={}, predictions=dict(test=answers),
+                  labels=dict(test='0123'))
     return Record(record | kwargs)
 
 
 def test_three_formats_say_the_same():
     "Every cell of a table in text, Markdown and HTML, whatever its names contain"
     name = 'a | <b>b</b> & "c"'
-    definition = dict(title=name, notes=[name], rows=[dict(name=name, spec=RunSpec(data='synthetic')),
-                                                      dict(name='d', baseline=name, spec=RunSpec(data='synthetic', loss='focal'))])
-    recs = [toy(0, 'ce', '0000'), toy(0, 'focal', '0123')]
-    text, markdown, page = (print_table(definition, recs, form) for form in ('text', 'md', 'html'))
-    assert '<b>' not in page and html.unescape(page).count(name) == 3 # title, row, note
+    focal = RunSpec(data='synthetic', loss='focal')
+    rows = [dict(name=name, spec=RunSpec(data='synthetic')),
+            dict(name='d', baseline=name, spec=focal)]
+    definition = dict(title=name, notes=[name], rows=rows)
+    toys = [toy(0, 'ce', '0000'), toy(0, 'focal', '0123')]
+    text, markdown, page = (print_table(definition, toys, form) for form in ('text', 'md', 'html'))
+    assert '<b>' not in page and html.unescape(page).count(name) == 3  # title, row, note
     assert '| a \\| &lt;b>b&lt;/b> & "c" |' in markdown and '<b>' not in markdown
     cells = [html.unescape(cell) for cell in re.findall('<td>(.*?)</td>', page)]
-    assert len(cells) == 12 and all(cell in text and cell in markdown for cell in cells if cell != name)
+    assert len(cells) == 12
+    assert all(cell in text and cell in markdown for cell in cells if cell != name)
 
 
 def test_verdicts():
     row = pd.Series(dict(difference=-1.5, p=.0004), name='x')
     assert verdict(row, 'y') == '*x* is **1.50 points below** y (p < .001).'
-    assert 'which chance can explain' in verdict(row.replace(.0004, .05), 'y') and 'above' in verdict(-row*[1, -1], 'y')
+    assert 'which chance can explain' in verdict(row.replace(.0004, .05), 'y')
+    assert 'above' in verdict(-row*[1, -1], 'y')
     assert verdict(row.replace(.0004, math.nan)) == ''
 
 
 def test_params_are_parameters_of_runs():
     "Each file beside the folder of tables is what `fer_nr_run` reads"
-    assert {'demo', 'vit_ti', 'twelve_epochs'} <= {file.stem for file in params_folder().glob('*.yaml')}
+    names = {file.stem for file in params_folder().glob('*.yaml')}
+    assert {'demo', 'vit_ti', 'twelve_epochs'} <= names
     assert spec_of(dict(spec=dict(seed=1))) == RunSpec()
