@@ -102,11 +102,6 @@ def test_ran_head(reference, views):
     assert_close(head.w1.weight.grad, tensors['grad_w1_weight'], rtol=1e-4, atol=1e-6)
 
 
-def ran_name(own):
-    part, _, rest = own.partition('.')
-    return f'ran.{rest}' if part == 'head' else f'ran.{own}'
-
-
 def test_ran_network(reference):
     """Views through one ResNet-18, then the head
 

@@ -17,7 +17,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from fer_nr.results import (Record, differences, print_table, read_record, records, runs_of,
                             spec_of, summary, table, verdict)
-from fer_nr.spec import RunSpec, spec_from
+from fer_nr.spec import RunSpec, read_params, spec_from
 from fer_nr.sweep import read_tables, specs_of
 from fer_nr.tables import find_table, load_table, params_folder
 
@@ -254,14 +254,18 @@ def test_numbers_of_the_poster():
 
 
 def test_the_programme():
-    """Twelve epochs with the recipe's own values; tables share their runs
+    """One budget with the recipe's own values; tables share their runs
 
-    The baseline and the proposal come first.
+    The baseline and the proposal come first, and Table 4's part has the same epochs and images.
     """
     specs = specs_of(read_tables(['table2', 'table3', 'controls'], rows=''))
     tiny = [spec for spec in specs if spec.arch.startswith('vit_tiny')]
+    budget = spec_from(read_params([str(params_folder()/f'{name}.yaml')
+                                   for name in ('vit_ti', 'six_epochs')]))
     budgets = {(spec.epochs, spec.img_size, spec.drop_path, spec.bs) for spec in tiny}
-    assert budgets == {(12, 112, .1, 64)}
+    assert budgets == {(budget.epochs, budget.img_size, budget.drop_path, budget.bs)}
+    methods = specs_of(read_tables(['comparators', 'comparators_noise'], rows=''))
+    assert {spec.epochs for spec in methods} == {budget.epochs}
     recipes = [spec.recipe_of() for spec in tiny]
     values = {(recipe.layer_decay, recipe.ema, recipe.augment) for recipe in recipes}
     assert values == {(.8, .998, 'modern')}
