@@ -35,11 +35,16 @@ sys.exit(not passed)
 """
 
 
-def run_notebook(notebook):
-    "A notebook in a process of its own, as a reader would run it"
+def in_its_own_process(code, argument):
+    "What Python code came to in a process of its own, with one thread, in the project's folder"
     environment = os.environ | dict(OMP_NUM_THREADS='1', MPLBACKEND='agg')
-    return subprocess.run([sys.executable, '-c', RUN, str(notebook.absolute())], text=True,
+    return subprocess.run([sys.executable, '-c', code, str(argument)], text=True,
                           capture_output=True, env=environment, cwd=get_config().config_path)
+
+
+def run_notebook(notebook):
+    "A notebook, as a reader would run it"
+    return in_its_own_process(RUN, notebook.absolute())
 
 
 BUILD = """
@@ -52,9 +57,7 @@ build_site(sys.argv[1])
 def built_site():
     "A temporary folder with the site in `html`; raises `RuntimeError` with Sphinx's words"
     folder = tempfile.TemporaryDirectory()
-    command = [sys.executable, '-c', BUILD, f'{folder.name}/html']
-    result = subprocess.run(command, capture_output=True, text=True,
-                            cwd=get_config().config_path)
+    result = in_its_own_process(BUILD, f'{folder.name}/html')
     if result.returncode:
         raise RuntimeError(result.stderr)
     return folder

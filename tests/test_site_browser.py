@@ -48,6 +48,7 @@ def names(site):
 
 @contextmanager
 def chromium():
+    "A browser that ends with the block"
     with playwright.sync_playwright() as pw:
         browser = pw.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         yield browser
