@@ -23,11 +23,11 @@ def affine_matrix(angle:torch.Tensor,     # (B,) rotation in degrees, clockwise
                   ratio:float=1.,         # height / width of the result
                  )->torch.Tensor:         # (B, 2, 3) for `warp`: from coordinates of the result
     "Backwards through shift, zoom, rotation, shear, flip; coordinates from -1 to 1"
-    angle,lean = angle.deg2rad(),shear.deg2rad().tan()
-    cos,sin = angle.cos()/scale,angle.sin()/scale
-    first_row = flip*(cos-lean*sin),flip*(sin+lean*cos)*ratio
-    matrix = torch.stack([*first_row, -sin/ratio, cos], -1).view(-1,2,2)
-    return torch.cat([matrix, -2*matrix@translate[...,None]], -1)
+    angle, lean = angle.deg2rad(), shear.deg2rad().tan()
+    cos, sin = angle.cos()/scale, angle.sin()/scale
+    first_row = flip*(cos-lean*sin), flip*(sin+lean*cos)*ratio
+    matrix = torch.stack([*first_row, -sin/ratio, cos], -1).view(-1, 2, 2)
+    return torch.cat([matrix, -2*matrix@translate[..., None]], -1)
 
 # %% ../nbs/00e_augment.ipynb #093b7484
 def warp(x:torch.Tensor,           # (B, C, H, W)
@@ -36,29 +36,29 @@ def warp(x:torch.Tensor,           # (B, C, H, W)
          padding:str='reflection', # outside of the image: `'reflection'`, `'border'` or `'zeros'`
         )->torch.Tensor:           # (B, C, *size)
     "Resize and move images in one bilinear `F.grid_sample`; `F.interpolate` for the identity"
-    height,width = size
+    height, width = size
     xs = (2*torch.arange(width, device=x.device)+1)/width-1         # pixel centres
     ys = (2*torch.arange(height, device=x.device)+1)/height-1
-    columns = matrix[:,None,:,0]*xs[:,None]                         # (B, width, 2)
-    rows = matrix[:,None,:,1]*ys[:,None]+matrix[:,None,:,2]         # (B, height, 2)
-    grid = rows[:,:,None]+columns[:,None]                           # (B, height, width, 2)
-    beyond = 'border' if padding=='zeros' else padding
+    columns = matrix[:, None, :, 0]*xs[:, None]                         # (B, width, 2)
+    rows = matrix[:, None, :, 1]*ys[:, None]+matrix[:, None, :, 2]         # (B, height, 2)
+    grid = rows[:, :, None]+columns[:, None]                           # (B, height, width, 2)
+    beyond = 'border' if padding == 'zeros' else padding
     y = F.grid_sample(x, grid, padding_mode=beyond, align_corners=False)
-    if padding!='zeros':
+    if padding != 'zeros':
         return y
     # black begins at the edge of the result's pixels: `grid_sample`'s zeros would darken half a
     # pixel of the small image
-    inside_x = ((1-grid[...,0].abs())*width/2+.5).clamp(0,1)
-    inside_y = ((1-grid[...,1].abs())*height/2+.5).clamp(0,1)
-    return y*(inside_x*inside_y)[:,None]
+    inside_x = ((1-grid[..., 0].abs())*width/2+.5).clamp(0, 1)
+    inside_y = ((1-grid[..., 1].abs())*height/2+.5).clamp(0, 1)
+    return y*(inside_x*inside_y)[:, None]
 
 # %% ../nbs/00e_augment.ipynb #8fc79be6
 def grey(x:torch.Tensor # (B, 1 or 3, H, W)
         )->torch.Tensor: # (B, 1, H, W)
     "Luma with torchvision's weights"
-    if x.shape[1]==1:
+    if x.shape[1] == 1:
         return x
-    return (x*x.new_tensor([.2989,.587,.114])[:,None,None]).sum(1, keepdim=True)
+    return (x*x.new_tensor([.2989, .587, .114])[:, None, None]).sum(1, keepdim=True)
 
 def jitter(x:torch.Tensor,               # (B, 1 or 3, H, W) in [0, 1]
            brightness:torch.Tensor=None, # (B,) factor >= 0: 0 is black, 1 leaves the image as it is
@@ -68,15 +68,15 @@ def jitter(x:torch.Tensor,               # (B, 1 or 3, H, W) in [0, 1]
           )->torch.Tensor:               # (B, 1 or 3, H, W) in [0, 1]
     "Light and colour per image: three factors as torchvision's, and Guo et al. 2020's curve `tone`"
     def per_image(value):
-        return value.to(x)[:,None,None,None]
+        return value.to(x)[:, None, None, None]
 
     if brightness is not None:
-        x = (x*per_image(brightness)).clamp(0,1)
+        x = (x*per_image(brightness)).clamp(0, 1)
     if contrast is not None:
-        mean = grey(x).mean((1,2,3), keepdim=True)
-        x = torch.lerp(mean, x, per_image(contrast)).clamp(0,1)
-    if saturation is not None and x.shape[1]==3:
-        x = torch.lerp(grey(x), x, per_image(saturation)).clamp(0,1)
+        mean = grey(x).mean((1, 2, 3), keepdim=True)
+        x = torch.lerp(mean, x, per_image(contrast)).clamp(0, 1)
+    if saturation is not None and x.shape[1] == 3:
+        x = torch.lerp(grey(x), x, per_image(saturation)).clamp(0, 1)
     if tone is not None:
         x = x+per_image(tone)*x*(1-x)
     return x
@@ -86,13 +86,13 @@ def erase(x:torch.Tensor,   # (B, C, H, W)
           box:torch.Tensor, # (B, 4) left, top, right, bottom in widths and heights; may be empty
          )->torch.Tensor:   # (B, C, H, W)
     "Fill a box in each image with the mean of that image (Random Erasing, Zhong et al. 2020)"
-    height,width = x.shape[-2:]
-    left,top,right,bottom = box.to(x.device, torch.float32)[:,:,None].unbind(1) # (B, 1) each
+    height, width = x.shape[-2:]
+    left, top, right, bottom = box.to(x.device, torch.float32)[:, :, None].unbind(1) # (B, 1) each
     xs = (torch.arange(width, device=x.device)+.5)/width
     ys = (torch.arange(height, device=x.device)+.5)/height
-    in_rows,in_columns = (ys>=top)&(ys<bottom),(xs>=left)&(xs<right)
-    inside = in_rows[:,None,:,None] & in_columns[:,None,None]                   # (B, 1, H, W)
-    return torch.where(inside, x.mean((2,3), keepdim=True), x)
+    in_rows, in_columns = (ys >= top) & (ys < bottom), (xs >= left) & (xs < right)
+    inside = in_rows[:, None, :, None] & in_columns[:, None, None]                   # (B, 1, H, W)
+    return torch.where(inside, x.mean((2, 3), keepdim=True), x)
 
 # %% ../nbs/00e_augment.ipynb #f8583dfc
 def random_boxes(u:torch.Tensor,    # (B, 4) uniform numbers in [0, 1)
@@ -101,11 +101,11 @@ def random_boxes(u:torch.Tensor,    # (B, 4) uniform numbers in [0, 1)
                 )->torch.Tensor:    # (B, 4) for `erase`
     "Boxes of random area, aspect (1/3 to 3) and place"
     # below the probability the first number is uniform once more: it serves twice
-    share = area[0]+(area[1]-area[0])*u[:,:1]/probability
-    aspect = 3**(2*u[:,1:2]-1)
-    sides = (share*torch.cat([aspect,1/aspect], 1)).sqrt().clamp(max=1)*(u[:,:1]<probability)
-    start = u[:,2:]*(1-sides)
-    return torch.cat([start,start+sides], 1)
+    share = area[0]+(area[1]-area[0])*u[:, :1]/probability
+    aspect = 3**(2*u[:, 1:2]-1)
+    sides = (share*torch.cat([aspect, 1/aspect], 1)).sqrt().clamp(max=1)*(u[:, :1] < probability)
+    start = u[:, 2:]*(1-sides)
+    return torch.cat([start, start+sides], 1)
 
 # %% ../nbs/00e_augment.ipynb #39bb8766
 class Augment(nn.Module):
@@ -113,7 +113,7 @@ class Augment(nn.Module):
     def __init__(self,
                  flip:float=.5,           # probability of mirroring
                  rotate:tuple=(),         # up to three degrees; each adds a rotation from [-r, r]
-                 scale:tuple=(1.,1.),     # smallest and largest zoom, > 0, log-uniform between
+                 scale:tuple=(1., 1.),     # smallest and largest zoom, > 0, log-uniform between
                  translate:float=0.,      # largest shift, in widths and heights
                  shear:float=0.,          # largest shear in degrees
                  brightness:float=0.,     # factor from [1-b, 1+b]
@@ -121,20 +121,20 @@ class Augment(nn.Module):
                  saturation:float=0.,     # factor from [1-s, 1+s]
                  tone:float=0.,           # curve from [-t, t], t <= 1
                  erasing:float=0.,        # probability that a box is erased
-                 area:tuple=(.02,.2),     # smallest and largest share of the image that it covers
+                 area:tuple=(.02, .2),     # smallest and largest share of the image that it covers
                  padding:str='reflection' # outside: `'reflection'`, `'border'` or `'zeros'`
                 ):
         super().__init__()
-        if padding not in ('reflection','border','zeros'):
-            raise ValueError(unknown('padding', padding, ('reflection','border','zeros')))
-        if len(rotate)>3 or min(scale)<=0:
+        if padding not in ('reflection', 'border', 'zeros'):
+            raise ValueError(unknown('padding', padding, ('reflection', 'border', 'zeros')))
+        if len(rotate) > 3 or min(scale) <= 0:
             found = f'rotate={rotate}, scale={scale}'
             raise ValueError(f'{found}: expected up to three rotations and zooms > 0')
-        self.flip,self.rotate,self.scale = flip,rotate,scale
-        self.translate,self.shear = translate,shear
+        self.flip, self.rotate, self.scale = flip, rotate, scale
+        self.translate, self.shear = translate, shear
         self.light = dict(brightness=brightness, contrast=contrast, saturation=saturation,
                           tone=tone)
-        self.erasing,self.area,self.padding = erasing,area,padding
+        self.erasing, self.area, self.padding = erasing, area, padding
 
 # %% ../nbs/00e_augment.ipynb #93591f1a
 @patch
@@ -144,19 +144,19 @@ def draw(self:Augment,
     "Random parameters for `n` images, from torch's default generator"
     u = torch.rand(n, 16) # 3 rotations, zoom, shear, 2 shifts, flip, 4 lights, 4 for the box
     symmetric = 2*u-1     # from -1 to 1
-    smallest,largest = torch.tensor(self.scale).log()
+    smallest, largest = torch.tensor(self.scale).log()
     params = dict(
-        angle=symmetric[:,:len(self.rotate)]@torch.tensor(self.rotate, dtype=torch.float32),
-        scale=(smallest+(largest-smallest)*u[:,3]).exp(),
-        shear=self.shear*symmetric[:,4],
-        translate=self.translate*symmetric[:,5:7],
-        flip=1-2*(u[:,7]<self.flip).float())
-    for column,(name,most) in enumerate(self.light.items(), 8):
+        angle=symmetric[:, :len(self.rotate)]@torch.tensor(self.rotate, dtype=torch.float32),
+        scale=(smallest+(largest-smallest)*u[:, 3]).exp(),
+        shear=self.shear*symmetric[:, 4],
+        translate=self.translate*symmetric[:, 5:7],
+        flip=1-2*(u[:, 7] < self.flip).float())
+    for column, (name, most) in enumerate(self.light.items(), 8):
         if most:
-            middle = 0 if name=='tone' else 1 # of a curve, of a factor
-            params[name] = most*symmetric[:,column]+middle
+            middle = 0 if name == 'tone' else 1 # of a curve, of a factor
+            params[name] = most*symmetric[:, column]+middle
     if self.erasing:
-        params['box'] = random_boxes(u[:,12:], self.erasing, self.area)
+        params['box'] = random_boxes(u[:, 12:], self.erasing, self.area)
     return params
 
 # %% ../nbs/00e_augment.ipynb #3f3e634d
@@ -167,13 +167,13 @@ def transform(self:Augment,
               size:int=None,  # side of the result; None keeps H and W
              )->torch.Tensor: # (B, 1 or 3, size, size), type of `x`
     "The augmentation that `params` describe"
-    height,width = (size,size) if size else x.shape[-2:]
-    params = {name: value.to(x.device, non_blocking=True) for name,value in params.items()}
-    geometry = [params[name] for name in ('angle','scale','shear','translate','flip')]
+    height, width = (size, size) if size else x.shape[-2:]
+    params = {name: value.to(x.device, non_blocking=True) for name, value in params.items()}
+    geometry = [params[name] for name in ('angle', 'scale', 'shear', 'translate', 'flip')]
     light = {name: params[name] for name in self.light if name in params}
     with torch.autocast(x.device.type, enabled=False):
         matrix = affine_matrix(*geometry, ratio=height/width)
-        y = jitter(warp(x.float(), matrix, (height,width), self.padding), **light)
+        y = jitter(warp(x.float(), matrix, (height, width), self.padding), **light)
         if 'box' in params:
             y = erase(y, params['box'])
     return y.to(x.dtype)
@@ -189,7 +189,7 @@ def forward(self:Augment,
         return self.transform(x, self.draw(len(x)), size)
     if size is None:
         return x
-    return F.interpolate(x, (size,size), mode='bilinear', align_corners=False)
+    return F.interpolate(x, (size, size), mode='bilinear', align_corners=False)
 
 # %% ../nbs/00e_augment.ipynb #24c760b6
 @part('augment', 'none')
@@ -199,13 +199,13 @@ def no_augmentation()->None:
 @part('augment', 'authors')
 def authors_augmentation()->Augment:
     "As released with the paper: rotation to 60°, zoom, colour jitter, black outside"
-    return Augment(rotate=(45,15), scale=(1.2,1.2), brightness=.4, contrast=.4, saturation=.4,
+    return Augment(rotate=(45, 15), scale=(1.2, 1.2), brightness=.4, contrast=.4, saturation=.4,
                    padding='zeros')
 
 @part('augment', 'modern')
 def modern_augmentation()->Augment:
     "Small rotation, zoom, shift and shear, three kinds of light, erasing; mirrored outside"
-    return Augment(rotate=(15,), scale=(.87,1.15), translate=.07, shear=5., brightness=.25,
+    return Augment(rotate=(15,), scale=(.87, 1.15), translate=.07, shear=5., brightness=.25,
                    contrast=.25, saturation=.25, tone=.4, erasing=.5)
 
 def augmentation(name:str # one of `parts('augment')`: `'none'`, `'authors'`, `'modern'`

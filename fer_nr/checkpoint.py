@@ -22,14 +22,14 @@ from .files import load_tensors, read_metadata, regular_file, remove_leftovers, 
 
 # %% ../nbs/04a_checkpoint.ipynb #35ea069f
 def save_state(path:Path|str,                  # the checkpoint
-               tensors:dict[str,torch.Tensor], # by name
+               tensors:dict[str, torch.Tensor], # by name
                meta:dict                       # what JSON can hold
               ):
     "Write tensors and metadata to one safetensors file with a digest, whole or not at all"
     save_tensors(path, tensors, meta)
 
 def load_state(path:Path|str # a file of `save_state`
-              )->tuple[dict[str,torch.Tensor],dict]:
+              )->tuple[dict[str, torch.Tensor], dict]:
     "Read tensors and metadata back; raises `ValueError` in one line for a damaged or foreign file"
     try:
         tensors, meta = load_tensors(path)
@@ -41,7 +41,7 @@ def load_state(path:Path|str # a file of `save_state`
     return tensors, meta
 
 # %% ../nbs/04a_checkpoint.ipynb #696d1376
-def opt_tensors(opt:torch.optim.Optimizer)->dict[str,torch.Tensor]:
+def opt_tensors(opt:torch.optim.Optimizer)->dict[str, torch.Tensor]:
     "The optimiser's state as named tensors: `number.name`"
     tensors = {}
     for number, state in opt.state_dict()['state'].items():
@@ -50,7 +50,7 @@ def opt_tensors(opt:torch.optim.Optimizer)->dict[str,torch.Tensor]:
     return tensors
 
 def load_opt(opt:torch.optim.Optimizer,      # of the same model
-             tensors:dict[str,torch.Tensor], # as given by `opt_tensors`
+             tensors:dict[str, torch.Tensor], # as given by `opt_tensors`
             ):
     "Put the optimiser's state back"
     parameters = [p for group in opt.param_groups for p in group['params']]
@@ -64,12 +64,12 @@ def load_opt(opt:torch.optim.Optimizer,      # of the same model
     opt.load_state_dict(opt.state_dict() | dict(state=states))
 
 # %% ../nbs/04a_checkpoint.ipynb #062aee80
-def random_state()->dict[str,torch.Tensor]:
+def random_state()->dict[str, torch.Tensor]:
     "States of torch's random generators (CPU, each GPU), from which augmentation and dropout draw"
     gpus = {f'cuda{i}': state for i, state in enumerate(torch.cuda.get_rng_state_all())}
     return dict(cpu=torch.get_rng_state()) | gpus
 
-def set_random_state(states:dict[str,torch.Tensor]):
+def set_random_state(states:dict[str, torch.Tensor]):
     "Put the states of `random_state` back; GPUs that are gone are left out"
     torch.set_rng_state(states['cpu'])
     for i in range(torch.cuda.device_count()):
@@ -86,7 +86,7 @@ def averaged(learn)->nn.Module:
     return learn.ema.averager.module if hasattr(learn, 'ema') else bare(learn.model)
 
 def fingerprints(dls # fastai's `DataLoaders`
-                )->dict[str,str]: # for 'train' and 'valid'; without a set that has none
+                )->dict[str, str]: # for 'train' and 'valid'; without a set that has none
     "What the images, labels and names of the loaders' sets are, in 16 digits each"
     sets = zip(('train', 'valid'), dls.loaders)
     found = {name: getattr(dl.dataset, 'fingerprint', None) for name, dl in sets}
@@ -133,7 +133,7 @@ class Checkpoint(FitCallback):
             self.restore()
         self.learn.first_epoch = self.start[0]
 
-    def parts(self)->dict[str,dict[str,torch.Tensor]]:
+    def parts(self)->dict[str, dict[str, torch.Tensor]]:
         "The tensors of the state, by part"
         parts = dict(model=bare(self.model).state_dict(), opt=opt_tensors(self.opt.opt),
                      rng=random_state(), smooth=dict(val=self.recorder.smooth_loss.val))

@@ -133,7 +133,7 @@ def decode_classes(text:str,   # as of `encode_classes`
 def wilson(k:int,           # correct predictions, 0 <= k <= n
            n:int,           # predictions, > 0
            z:float=1.959964,# standard normal quantile (1.96: 95 %)
-          )->tuple[float,float]: # interval in [0, 1]
+          )->tuple[float, float]: # interval in [0, 1]
     "Wilson score interval of a proportion (Wilson 1927); `ValueError` unless 0 <= k <= n > 0"
     if not (n > 0 and 0 <= k <= n):
         raise ValueError(f'wilson: {k} correct of {n}: expected 0 <= k <= n and n > 0')
@@ -313,7 +313,7 @@ def measure(labels,           # (N,) class numbers
             logits=None,      # (N, K), or None
             votes=None,       # (N, K) raw counts or distributions, or None
             names=None,       # of metrics; None: all for which there is enough
-           )->dict[str,float]: # name -> value
+           )->dict[str, float]: # name -> value
     "Metrics of one evaluation set; raises `ValueError` for what does not fit or is lacking"
     given, n, K = {}, None, None
     if logits is not None:

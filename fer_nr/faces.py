@@ -126,9 +126,9 @@ class FaceSet:
     """
     images: torch.Tensor # uint8 (N, C, H, W)
     labels: torch.Tensor # int64 (N,), index into `vocab`
-    votes: torch.Tensor|None=None # float32 (N, K), annotators' counts; None: it has no votes
-    names: list|None=None # (N,) file names; None: numbers
-    vocab: tuple=FERPLUS # (K,) class names
+    votes: torch.Tensor|None = None # float32 (N, K), annotators' counts; None: it has no votes
+    names: list|None = None # (N,) file names; None: numbers
+    vocab: tuple = FERPLUS # (K,) class names
 
     def __post_init__(self):
         self.images = _as_tensor(self.images, 'images')

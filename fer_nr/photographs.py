@@ -166,7 +166,7 @@ COLUMNS = ['x', 'y', 'width', 'height', 'right_eye_x', 'right_eye_y', 'left_eye_
            'nose_x', 'nose_y', 'mouth_right_x', 'mouth_right_y', 'mouth_left_x', 'mouth_left_y', 'score']
 
 def decode_faces(outputs:dict, # name -> array, as YuNet gives them
-                 size:tuple[int,int], # width and height that it saw, multiples of 32
+                 size:tuple[int, int], # width and height that it saw, multiples of 32
                  score:float, # least score, 0 to 1
                 )->np.ndarray: # (F, 15) float32, best first: see `COLUMNS`
     "Boxes and landmarks from YuNet's grids, in its pixels"
@@ -260,7 +260,7 @@ class FaceDetector:
 TIGHT = .9 # of the box's height
 
 def face_square(face:np.ndarray # (15,) of the detector, or (4,): x, y, width, height
-               )->tuple[float,float,float]: # left, top and side, px; may reach beyond the picture
+               )->tuple[float, float, float]: # left, top and side, px; may reach beyond the picture
     "The square that the model sees, around the box's centre; FER2013's would be as tall as the box"
     x, y, width, height = face[:4]
     side = TIGHT*height

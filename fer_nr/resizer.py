@@ -26,12 +26,12 @@ _all_ = ['RFDN'] # nbdev lists it with this module's own names: `from fer_nr.res
 # %% ../nbs/01_resizer.ipynb #881fd2ac
 def check_images(x:torch.Tensor,       # what came in
                  who:str,              # the module that speaks
-                 channels:tuple=(1,3), # accepted numbers of channels
+                 channels:tuple=(1, 3), # accepted numbers of channels
                 )->None:
     "Raises `TypeError` or `ValueError` in one line unless `x` holds images (B, C, H, W) of floats"
     if not isinstance(x, torch.Tensor):
         raise TypeError(f'{who} takes a float tensor (B, C, H, W), found {type(x).__name__}')
-    if x.ndim!=4 or x.shape[1] not in channels:
+    if x.ndim != 4 or x.shape[1] not in channels:
         expected = ' or '.join(str(c) for c in sorted(set(channels)))
         raise ValueError(f'{who} takes images (B, {expected}, H, W), found shape {tuple(x.shape)}')
     if not x.is_floating_point():
@@ -43,7 +43,7 @@ class ColourConv2d(nn.Conv2d):
     "A convolution (stride 1) that takes a grey image as equal channels: their weights add up"
     def forward(self, x):
         weight = self.weight
-        if x.shape[1]==1 and weight.shape[1]>1:
+        if x.shape[1] == 1 and weight.shape[1] > 1:
             weight = weight.sum(1, keepdim=True)
         return conv2d(x, weight, self.bias, self.padding[0])
 
@@ -66,7 +66,7 @@ class SRUpscale(nn.Module):
                  in_chans:int=3,  # of the result, 1 or 3; with 3 a grey image becomes colour
                 ):
         super().__init__()
-        self.scale,self.in_chans = scale,in_chans
+        self.scale, self.in_chans = scale, in_chans
         self.head = ColourConv2d(in_chans, channels, 3, padding=1)
         self.body = nn.Sequential(*[SRBlock(channels) for _ in range(blocks)])
         self.tail = nn.Conv2d(channels, in_chans*scale**2, 3, padding=1)
@@ -92,7 +92,8 @@ class FrozenUpscale(nn.Module):
                 ):
         super().__init__()
         self.net = net.eval().requires_grad_(finetune)
-        self.scale,self.white,self.in_chans,self.multiple_of = scale,white,in_chans,multiple_of
+        self.scale, self.white = scale, white
+        self.in_chans, self.multiple_of = in_chans, multiple_of
 
     def train(self, mode=True):
         super().train(mode)
@@ -102,13 +103,13 @@ class FrozenUpscale(nn.Module):
     def forward(self, x:torch.Tensor # (B, 1 or in_chans, H, W) in [0, 1]
                )->torch.Tensor: # (B, as x, scale*H, scale*W), not clamped
         check_images(x, f'FrozenUpscale(in_chans={self.in_chans})', (1, self.in_chans))
-        height,width = x.shape[-2:]
-        right,below = -width%self.multiple_of,-height%self.multiple_of
+        height, width = x.shape[-2:]
+        right, below = -width%self.multiple_of, -height%self.multiple_of
         z = x.expand(-1, self.in_chans, -1, -1)*self.white
         if right or below:
             z = F.pad(z, (0, right, 0, below), 'reflect')
         z = self.net(z)[..., :height*self.scale, :width*self.scale]/self.white
-        return z.mean(1, keepdim=True) if x.shape[1]==1 else z
+        return z.mean(1, keepdim=True) if x.shape[1] == 1 else z
 
     @classmethod
     def from_file(cls, path:Path|str, finetune:bool=False):
@@ -124,7 +125,7 @@ class STN(nn.Module):
                 ):
         super().__init__()
         side = ((size-6)//2-4)//2
-        if side<1:
+        if side < 1:
             raise ValueError(f'STN takes images of at least 18 px, found size={size}')
         self.size = size
         self.localise = nn.Sequential(
@@ -138,16 +139,16 @@ class STN(nn.Module):
     def forward(self, x:torch.Tensor # (B, 1 or in_chans, size, size)
                )->torch.Tensor: # as x
         check_images(x, 'STN')
-        if x.shape[-2:]!=(self.size, self.size):
+        if x.shape[-2:] != (self.size, self.size):
             expected = f'STN(size={self.size}) takes images of {self.size}×{self.size} px'
             raise ValueError(f'{expected}, found {x.shape[-2]}×{x.shape[-1]}')
         # positions need more than bfloat16's 8 bits
         precise = torch.promote_types(x.dtype, torch.float32)
         theta = self.localise(x).to(precise).view(-1, 1, 2, 3)
-        place = torch.linspace(-1, 1, self.size, device=x.device, dtype=precise)[:,None]
+        place = torch.linspace(-1, 1, self.size, device=x.device, dtype=precise)[:, None]
         # not F.affine_grid: it is a matrix product, which autocast would do in bfloat16
-        columns,rows = theta[...,0]*place,theta[...,1]*place+theta[...,2] # (B, size, 2) each
-        grid = rows[:,:,None]+columns[:,None]                             # (B, size, size, 2)
+        columns, rows = theta[..., 0]*place, theta[..., 1]*place+theta[..., 2] # (B, size, 2) each
+        grid = rows[:, :, None]+columns[:, None]                             # (B, size, size, 2)
         return F.grid_sample(x.to(precise), grid, align_corners=True).to(x.dtype)
 
 # %% ../nbs/01_resizer.ipynb #ad110154
@@ -157,13 +158,13 @@ def resize(x:torch.Tensor,     # (B, C, H, W)
            scale_factor:float|None=None, # distance of the places: 1/scale_factor instead of H/size
           )->torch.Tensor:     # (B, C, size, size); `x` itself if it has that size
     "`F.interpolate` to a fixed size; raises `ValueError` if `scale_factor` leads to another one"
-    if x.shape[-2:]==(size, size) and not torch.jit.is_tracing(): # a trace shall take any size
+    if x.shape[-2:] == (size, size) and not torch.jit.is_tracing(): # a trace shall take any size
         return x
     if scale_factor is None:
         return F.interpolate(x, (size, size), mode=mode, align_corners=False)
     x = F.interpolate(x, scale_factor=scale_factor, mode=mode, align_corners=False,
                       recompute_scale_factor=False)
-    if x.shape[-2:]!=(size, size):
+    if x.shape[-2:] != (size, size):
         found = f'{x.shape[-2]}×{x.shape[-1]}'
         raise ValueError(f'scale_factor={scale_factor} leads to {found} px, expected size={size}')
     return x
@@ -175,7 +176,7 @@ class Interpolate(nn.Module):
                  mode:str, # 'bilinear' or 'bicubic'
                 ):
         super().__init__()
-        self.size,self.mode = size,mode
+        self.size, self.mode = size, mode
 
     def forward(self, x):
         return resize(x, self.size, self.mode)
@@ -208,7 +209,7 @@ class LearnedDownscale(nn.Module):
                  zero_init:bool=False, # begin as bilinear interpolation (not in the release)
                 ):
         super().__init__()
-        self.size,self.in_chans,self.scale_factor = size,in_chans,scale_factor
+        self.size, self.in_chans, self.scale_factor = size, in_chans, scale_factor
         self.features = nn.Sequential(
             ColourConv2d(in_chans, n, 7, padding=3), nn.LeakyReLU(.2, inplace=True),
             nn.Conv2d(n, n, 1), nn.LeakyReLU(.2, inplace=True), nn.BatchNorm2d(n))
@@ -240,7 +241,7 @@ class Muller(nn.Module):
                  std:float=1., # of the Gaussian, px
                 ):
         super().__init__()
-        self.size,self.radius = size,taps//2
+        self.size, self.radius = size, taps//2
         self.alpha = nn.Parameter(torch.zeros(layers))
         self.beta = nn.Parameter(torch.zeros(layers))
         kernel = torch.exp(-.5*(torch.arange(-self.radius, self.radius+1)/std)**2)
@@ -248,7 +249,7 @@ class Muller(nn.Module):
 
     def blur(self, x):
         "A Gaussian along rows, then along columns; beyond the border its nearest pixel is repeated"
-        one = x.flatten(0, 1)[:,None] # (B*C, 1, H, W): every channel by itself
+        one = x.flatten(0, 1)[:, None] # (B*C, 1, H, W): every channel by itself
         one = F.pad(one, [self.radius]*4, 'replicate')
         row = self.kernel.view(1, 1, 1, -1)
         return F.conv2d(F.conv2d(one, row), row.mT).reshape(x.shape)
@@ -260,7 +261,7 @@ class Muller(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.alpha.dtype)
             result = resize(x, self.size)
-            for alpha,beta in zip(self.alpha, self.beta):
+            for alpha, beta in zip(self.alpha, self.beta):
                 blurred = self.blur(x)
                 band = resize(x-blurred, self.size)
                 result = result + torch.tanh(alpha*band+beta)
@@ -340,9 +341,9 @@ class NeuralResizer(nn.Module):
                  augment:nn.Module|None=None, # of upscaled images, in training
                 ):
         super().__init__()
-        if down=='none' and size!=up_size:
+        if down == 'none' and size != up_size:
             raise ValueError(f"down='none' leaves images at up_size={up_size}, but size={size}")
-        self.in_size,self.up_size,self.size,self.augment = in_size,up_size,size,augment
+        self.in_size, self.up_size, self.size, self.augment = in_size, up_size, size, augment
         self.names = dict(up=up, down=down, in_chans=in_chans)
         self.up = build_part('up', up, in_size=in_size, up_size=up_size, in_chans=in_chans)
         self.stn = STN(up_size) if stn else nn.Identity()
@@ -352,7 +353,7 @@ class NeuralResizer(nn.Module):
         "`x` at `up_size`, augmented if that is on"
         if self.augment is None or not self.augment.training:
             return resize(self.up(x), self.up_size)
-        if isinstance(self.up, Interpolate) and self.up.mode=='bilinear':
+        if isinstance(self.up, Interpolate) and self.up.mode == 'bilinear':
             return self.augment(x, size=self.up_size)
         return self.augment(resize(self.up(x), self.up_size))
 
@@ -361,7 +362,7 @@ class NeuralResizer(nn.Module):
         check_images(x, 'NeuralResizer')
         x = x.to(next(self.parameters(), x).dtype)
         y = self.down(self.stn(self.upscale(x)))
-        if y.shape[-2:]!=(self.size, self.size):
+        if y.shape[-2:] != (self.size, self.size):
             found = f'{type(self.down).__name__} made {y.shape[-2]}×{y.shape[-1]} px'
             raise ValueError(f'{found}, NeuralResizer expected size={self.size}')
         return y.expand(-1, 3, -1, -1)
@@ -379,7 +380,7 @@ def resizer_arguments(resizer:nn.Module
     arguments = dict(names, stn=isinstance(resizer.stn, STN), **sizes)
     twin = NeuralResizer(**arguments)
     for place in ('up', 'stn', 'down'):
-        if repr(getattr(twin, place))!=repr(getattr(resizer, place)):
+        if repr(getattr(twin, place)) != repr(getattr(resizer, place)):
             return None # somebody has put another module there
     return arguments
 
@@ -388,7 +389,7 @@ def resized(resizer:nn.Module, # (B, 1 or 3, H, W) -> (B, 3, size, size)
             x:torch.Tensor     # (B, 1 or 3, H, W) faces in [0, 1], on any device
            )->torch.Tensor:    # (B, 3, size, size) float32 on the CPU
     "What a resizer in evaluation mode makes of `x`; its own mode stays as it was"
-    training,place = resizer.training,next(resizer.parameters(), x)
+    training, place = resizer.training, next(resizer.parameters(), x)
     try:
         with torch.no_grad():
             return resizer.eval()(x.to(place.device)).float().cpu()
@@ -404,13 +405,13 @@ def resizer_figure(x:torch.Tensor,    # (B, 1 or 3, H, W) faces in [0, 1], one r
     bilinear = resize(x.float().cpu(), resizer.size).expand_as(output)
     difference = (output-bilinear).abs().mean(1)           # (B, size, size)
     size = (5.4, 1.8*len(x)+.2)
-    fig,axs = plt.subplots(len(x), 3, figsize=size, squeeze=False, layout='constrained')
+    fig, axs = plt.subplots(len(x), 3, figsize=size, squeeze=False, layout='constrained')
     titles = [f'bilinear, {resizer.size} px', 'resizer', '|difference|']
-    for ax,title in zip(axs[0], titles):
+    for ax, title in zip(axs[0], titles):
         ax.set_title(title, fontsize=9)
-    for row,*images,change in zip(axs, bilinear, output, difference):
-        for ax,image in zip(row, images):
-            ax.imshow(image.clamp(0, 1).permute(1,2,0))
+    for row, *images, change in zip(axs, bilinear, output, difference):
+        for ax, image in zip(row, images):
+            ax.imshow(image.clamp(0, 1).permute(1, 2, 0))
         white = change.max().item()
         row[2].imshow(change, cmap='gray', vmin=0, vmax=max(white, 1e-6))
         row[2].text(.98, .02, f'white: {white:.2f}', transform=row[2].transAxes,

@@ -30,16 +30,16 @@ from .text import markdown_text
 # %% ../nbs/06b_results.ipynb #ba6a9b6a
 def is_positive(value)->bool:
     "Whether something is a number above 0"
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0<value<math.inf
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
 
-NUMBERS = ('parameters','seconds','images_per_s')
+NUMBERS = ('parameters', 'seconds', 'images_per_s')
 FIELDS = dict(id=str, spec=dict, data=dict, metrics=dict, predictions=dict, labels=dict,
-              parameters=(int,float), seconds=(int,float), images_per_s=(int,float),
+              parameters=(int, float), seconds=(int, float), images_per_s=(int, float),
               device=str, history=list) # of a record
 
 def check_fields(record:dict):
     "Raises `ValueError` unless a record has all fields, of the right kind, and numbers are numbers"
-    for name,kind in FIELDS.items():
+    for name, kind in FIELDS.items():
         if name not in record:
             raise ValueError(f'it lacks {name}')
         if not isinstance(record[name], kind):
@@ -48,7 +48,7 @@ def check_fields(record:dict):
     if not epochs or not all(isinstance(epoch, dict) for epoch in epochs):
         raise ValueError('history: expected a list with a mapping for each epoch')
     found = [record[name] for name in NUMBERS]
-    found += [epoch.get(name) for epoch in epochs for name in ('epoch','seconds','images_per_s')]
+    found += [epoch.get(name) for epoch in epochs for name in ('epoch', 'seconds', 'images_per_s')]
     if not all(map(is_positive, found)):
         raise ValueError('a size, a time or a speed is missing, or is no number above 0')
     try:
@@ -67,27 +67,27 @@ def answers_of(text:str       # as a record keeps them
 
 def check_answers(record:dict):
     "Raises `ValueError` unless labels, answers, classes, counts and metrics of a record agree"
-    vocab,images = record['data'].get('vocab'),record['data'].get('images')
+    vocab, images = record['data'].get('vocab'), record['data'].get('images')
     if not isinstance(vocab, list) or not isinstance(images, dict):
         raise ValueError('data: expected the vocab, and the number of images of each set')
     sets = record['labels'].keys()
-    if 'test' not in sets or sets!=record['predictions'].keys():
+    if 'test' not in sets or sets != record['predictions'].keys():
         raise ValueError('predictions and labels: expected the same sets, test among them')
     for on in sets:
-        labels,answers = (answers_of(str(record[k][on])) for k in ('labels','predictions'))
-        counts = len(labels),len(answers),images.get(on)
-        if len(set(counts))>1 or not labels.size:
+        labels, answers = (answers_of(str(record[k][on])) for k in ('labels', 'predictions'))
+        counts = len(labels), len(answers), images.get(on)
+        if len(set(counts)) > 1 or not labels.size:
             raise ValueError(f'{on}: {counts} labels, predictions, images: expected as many')
-        if max(labels.max(), answers.max())>=len(vocab):
+        if max(labels.max(), answers.max()) >= len(vocab):
             raise ValueError(f'{on}: a class is beyond the {len(vocab)} names')
-        metrics,correct = record['metrics'].get(on, {}),int((labels==answers).sum())
-        if not isinstance(metrics, dict) or metrics.get('correct', correct)!=correct:
+        metrics, correct = record['metrics'].get(on, {}), int((labels == answers).sum())
+        if not isinstance(metrics, dict) or metrics.get('correct', correct) != correct:
             raise ValueError(f'{on}: the metrics do not count the {correct} right answers')
 
 # %% ../nbs/06b_results.ipynb #d21724d0
 def spec_of(record:dict)->RunSpec:
     "The spec of a record but for its seed; raises `ValueError` for one that cannot be read"
-    fields = {name:value for name,value in record['spec'].items() if name!='seed'}
+    fields = {name: value for name, value in record['spec'].items() if name != 'seed'}
     return _read_spec(json.dumps(fields, sort_keys=True))
 
 @lru_cache(maxsize=None)
@@ -124,14 +124,14 @@ class Record(dict):
 
     def correct(self, on:str='test')->np.ndarray: # (N,) bool
         "Which answers are right"
-        return self.labels(on)==self.predictions(on)
+        return self.labels(on) == self.predictions(on)
 
 # %% ../nbs/06b_results.ipynb #36ab9db5
 @patch
 def logits(self:Record, on:str='test')->np.ndarray: # (N, K)
     "Logits of an evaluation set; raises `FileNotFoundError` away from the run's folder"
     logits = load_tensors(self.file('logits.safetensors'))[0][on].numpy()
-    if logits.shape!=(len(self.labels(on)), len(self['data']['vocab'])):
+    if logits.shape != (len(self.labels(on)), len(self['data']['vocab'])):
         raise ValueError(f"{self['id']}: logits of {on} are {logits.shape}, unlike its record")
     return logits
 
@@ -164,7 +164,7 @@ def read_record(path:Path|str # a record's file
     path = Path(path)
     content = read_json(path, 'a record')
     try:
-        return Record(content, path.parent if path.name=='record.json' else None)
+        return Record(content, path.parent if path.name == 'record.json' else None)
     except ValueError as error:
         raise ValueError(f'{path} is not a record: {error}') from None
 
@@ -172,7 +172,7 @@ def records(*folders:Path|str # folders with `*.json` or with run folders; none:
            )->list[Record]:
     "All records below the folders, each id once; an odd file is named in a warning and left out"
     found = {}
-    for folder in map(Path, folders or ('results','runs')):
+    for folder in map(Path, folders or ('results', 'runs')):
         for file in sorted([*folder.glob('*.json'), *folder.glob('*/record.json')]):
             try:
                 record = read_record(file)
@@ -194,11 +194,11 @@ def summary(record:dict)->pd.DataFrame:
     rows = {}
     for on in record['labels']:
         right = record.correct(on)
-        low,high = wilson(int(right.sum()), len(right))
+        low, high = wilson(int(right.sum()), len(right))
         rows[on] = dict(n=len(right), top1=right.mean(), low=low, high=high)
-        for name in ('majority','mean_class_accuracy','macro_f1'):
+        for name in ('majority', 'mean_class_accuracy', 'macro_f1'):
             rows[on][name] = record.metric(name, on)
-        for name in ('ece','nll'): # of the logits
+        for name in ('ece', 'nll'): # of the logits
             rows[on][name] = record['metrics'].get(on, {}).get(name, math.nan)
     return pd.DataFrame(rows).T.astype(dict(n=int))
 
@@ -206,7 +206,7 @@ def summary(record:dict)->pd.DataFrame:
 def outcome(record:dict)->str:
     "A run in a few words"
     record = as_record(record)
-    n,percent = len(record.labels()),100*record.metric('top1')
+    n, percent = len(record.labels()), 100*record.metric('top1')
     return f"{percent:.2f} % of {n:,} test images, after {record['seconds']/60:.1f} minutes"
 
 # %% ../nbs/06b_results.ipynb #8400f52d
@@ -214,16 +214,16 @@ def paired(a:np.ndarray, # (S, n) bool: the baseline is right, of each of S seed
            b:np.ndarray  # (S, n) bool: the row is right, same seeds and images
           )->float:      # two-sided p-value
     "Exact sign-flip test of two sets of models on the same images; of one seed McNemar's (1947)"
-    if a.shape!=b.shape or a.ndim!=2:
+    if a.shape != b.shape or a.ndim != 2:
         raise ValueError(f'paired: {a.shape} and {b.shape}: expected the same seeds and images')
     votes = b.sum(0, dtype=int)-a.sum(0, dtype=int)
     chance = np.ones(1) # of each sum over the images, from its least value on in steps of two
-    for weight,count in zip(*np.unique(abs(votes[votes!=0]), return_counts=True)):
+    for weight, count in zip(*np.unique(abs(votes[votes != 0]), return_counts=True)):
         coins = np.zeros(weight*count+1)
         coins[::weight] = binom.pmf(np.arange(count+1), count, .5)
         chance = np.convolve(chance, coins)
     sums = 2*np.arange(len(chance))-abs(votes).sum()
-    return float(min(1, chance[abs(sums)>=abs(votes.sum())].sum()))
+    return float(min(1, chance[abs(sums) >= abs(votes.sum())].sum()))
 
 # %% ../nbs/06b_results.ipynb #d7f6b407
 def row_key(spec:RunSpec)->str:
@@ -236,7 +236,7 @@ def runs_of(definition:dict, # as from `load_table`
             recs:list[dict]  # records
            )->dict:          # name of the row -> seed -> record
     "The records of each row"
-    found,keys = {},{}
+    found, keys = {}, {}
     for record in map(as_record, recs):
         spec = spec_of(record) # the same object for all seeds
         if id(spec) not in keys:
@@ -256,9 +256,9 @@ def mean_accuracy(runs:dict,    # seed -> record
     if not runs:
         return dict(ours=math.nan, std=math.nan, seeds=0, n=math.nan, low=math.nan, high=math.nan)
     percent = [100*record.metric('top1', on) for record in runs.values()]
-    mean,n = np.mean(percent),len(next(iter(runs.values())).labels(on))
-    low,high = wilson(round(mean*n/100), n)
-    std = np.std(percent, ddof=1) if len(percent)>1 else math.nan
+    mean, n = np.mean(percent), len(next(iter(runs.values())).labels(on))
+    low, high = wilson(round(mean*n/100), n)
+    std = np.std(percent, ddof=1) if len(percent) > 1 else math.nan
     return dict(ours=mean, std=std, seeds=len(percent), n=n, low=100*low, high=100*high)
 
 def difference(runs:dict,    # seed -> record
@@ -268,11 +268,11 @@ def difference(runs:dict,    # seed -> record
     "What runs gain over those of the baseline with the same seed, on the same images"
     pairs = []
     for seed in runs.keys() & base.keys():
-        if runs[seed]['labels'][on]==base[seed]['labels'][on]:
+        if runs[seed]['labels'][on] == base[seed]['labels'][on]:
             pairs.append((base[seed].correct(on), runs[seed].correct(on)))
     if not pairs:
         return dict(difference=math.nan, p=math.nan)
-    a,b = np.array(pairs).swapaxes(0, 1)
+    a, b = np.array(pairs).swapaxes(0, 1)
     return dict(difference=100*(b.mean()-a.mean()), p=paired(a, b))
 
 # %% ../nbs/06b_results.ipynb #cddde05e
@@ -282,13 +282,13 @@ def table(definition:dict,           # as from `load_table`
          )->pd.DataFrame:            # paper, ours, std, seeds, n, low, high, difference, p
     "The paper's rows beside ours: mean over seeds, 95 % interval, paired test against the baseline"
     runs = runs_of(definition, records() if recs is None else recs)
-    for name,seeds in runs.items():
-        runs[name] = {seed:record for seed,record in seeds.items() if on in record['labels']}
+    for name, seeds in runs.items():
+        runs[name] = {seed: record for seed, record in seeds.items() if on in record['labels']}
     rows = []
     for row in definition['rows']:
-        mine,base = runs[row['name']],runs.get(row.get('baseline'), {})
+        mine, base = runs[row['name']], runs.get(row.get('baseline'), {})
         named = dict(row=row['name'], paper=row.get('paper', math.nan))
-        rows.append(named|mean_accuracy(mine, on)|difference(mine, base, on))
+        rows.append(named | mean_accuracy(mine, on) | difference(mine, base, on))
     found = pd.DataFrame(rows).set_index('row')
     compared = found.p.notna()
     if compared.any():
@@ -306,9 +306,9 @@ def verdict(row,                       # of `table`
     "Is a row better than its baseline, or can chance explain the difference? In one sentence"
     if math.isnan(row.p):
         return ''
-    p,points = p_text(row.p, '= '),f'{abs(row.difference):.2f} points'
-    side = 'above' if row.difference>0 else 'below'
-    if row.p<.05:
+    p, points = p_text(row.p, '= '), f'{abs(row.difference):.2f} points'
+    side = 'above' if row.difference > 0 else 'below'
+    if row.p < .05:
         return f'*{row.name}* is **{points} {side}** {against} (p {p}).'
     return f'*{row.name}* is {points} {side} {against}, which chance can explain (p {p}).'
 
@@ -317,16 +317,17 @@ def waits_for(spec:RunSpec # of a row without a run
              )->str:
     "What a row needs before it can be run"
     needs = []
-    if spec.data!='ferplus':
+    if spec.data != 'ferplus':
         needs.append(f'the images of {spec.data}')
-    if spec.weights=='hub':
+    if spec.weights == 'hub':
         needs.append("weights of timm's hub")
-    if spec.img_size>=224:
+    if spec.img_size >= 224:
         needs.append('a GPU')
     return ', '.join(needs) or 'its turn'
 
 # %% ../nbs/06b_results.ipynb #32621373
-COLUMNS = ['row','paper','ours, %','95 % interval','seeds × n','difference','p (Holm)','waits for']
+COLUMNS = ['row', 'paper', 'ours, %', '95 % interval', 'seeds × n', 'difference', 'p (Holm)',
+           'waits for']
 
 def printed_row(row,              # of `table`
                 spec:RunSpec|None # its spec, if it has one
@@ -343,7 +344,7 @@ def printed_row(row,              # of `table`
     elif spec:
         cells['waits for'] = waits_for(spec)
     if not math.isnan(row.p):
-        cells |= {'difference':signed(row.difference), 'p (Holm)':p_text(row.p)}
+        cells |= {'difference': signed(row.difference), 'p (Holm)': p_text(row.p)}
     return cells
 
 def printed_table(definition:dict, # as from `load_table`
@@ -351,44 +352,45 @@ def printed_table(definition:dict, # as from `load_table`
                   on:str='test'    # evaluation set
                  )->pd.DataFrame:  # text, without columns that are empty
     "A table in print"
-    specs = {row['name']:row['spec'] for row in definition['rows']}
-    rows = [printed_row(row, specs[name]) for name,row in table(definition, recs, on).iterrows()]
+    specs = {row['name']: row['spec'] for row in definition['rows']}
+    rows = [printed_row(row, specs[name]) for name, row in table(definition, recs, on).iterrows()]
     rows.sort(key=lambda cells: 'waits for' in cells)
     cells = pd.DataFrame(rows, columns=COLUMNS, dtype=object).fillna('')
-    return cells[[column for column in COLUMNS if (cells[column]!='').any()]]
+    return cells[[column for column in COLUMNS if (cells[column] != '').any()]]
 
 # %% ../nbs/06b_results.ipynb #3cd59041
 def budget_of(spec:RunSpec)->dict:
     "What rows should have in common: images, pretraining, recipe and length of a run"
-    names = ('protocol','weights','epochs','bs','limit')
-    return {name:getattr(spec, name) for name in names}|asdict(spec.recipe_of())
+    names = ('protocol', 'weights', 'epochs', 'bs', 'limit')
+    return {name: getattr(spec, name) for name in names} | asdict(spec.recipe_of())
 
 def differences(definition:dict, # as from `load_table`
                 ran:dict         # of `runs_of`
                )->list[str]:
     "In which of budget, recipe and pretraining the rows that have been run differ"
-    budgets = {row['name']:budget_of(row['spec']) for row in definition['rows'] if ran[row['name']]}
+    budgets = {row['name']: budget_of(row['spec'])
+               for row in definition['rows'] if ran[row['name']]}
     lines = []
     for field in next(iter(budgets.values()), {}):
         groups = {}
-        for name,budget in budgets.items():
+        for name, budget in budgets.items():
             groups.setdefault(budget[field] or 'none', []).append(name)
-        *rare,(most,_) = sorted(groups.items(), key=lambda group: len(group[1]))
+        *rare, (most, _) = sorted(groups.items(), key=lambda group: len(group[1]))
         if rare:
-            said = '; '.join(f"{value} ({', '.join(names)})" for value,names in rare)
+            said = '; '.join(f"{value} ({', '.join(names)})" for value, names in rare)
             lines.append(f'Rows differ in {field}: {said}; {most} (all others).')
     return lines
 
 # %% ../nbs/06b_results.ipynb #84c89feb
 def span(values, form:str='g')->str:
     "Least and largest of some numbers in print"
-    low,high = format(min(values), form),format(max(values), form)
-    return low if low==high else f'{low} to {high}'
+    low, high = format(min(values), form), format(max(values), form)
+    return low if low == high else f'{low} to {high}'
 
 def duration(recs:list[dict])->str:
     "How long some runs have trained, together"
     hours = sum(record['seconds'] for record in recs)/3600
-    return f'{hours:.1f} h' if hours>=.1 else f'{60*hours:.1f} min'
+    return f'{hours:.1f} h' if hours >= .1 else f'{60*hours:.1f} min'
 
 def hardware(recs:list[dict] # records
             )->list[str]:
@@ -397,12 +399,12 @@ def hardware(recs:list[dict] # records
     for record in recs:
         devices.setdefault(record['device'], {})[record['id']] = record
     lines = []
-    for device,by_id in devices.items():
+    for device, by_id in devices.items():
         runs = list(by_id.values())
-        epochs,pixels = (span([r['spec'][name] for r in runs]) for name in ('epochs','img_size'))
+        epochs, pixels = (span([r['spec'][name] for r in runs]) for name in ('epochs', 'img_size'))
         size = span([r['parameters']/1e6 for r in runs], '.2f')
         speed = span([r['images_per_s'] for r in runs], '.0f')
-        many = '1 run' if len(runs)==1 else f'{len(runs)} runs'
+        many = '1 run' if len(runs) == 1 else f'{len(runs)} runs'
         lines.append(f'{many} on {device}: {epochs} epochs at {pixels} px, {size} M parameters, '
                      f'{duration(runs)} of training, {speed} images/s.')
     return lines

@@ -137,7 +137,7 @@ def build_model(spec:RunSpec,            # the run
     augment = find_part('augment', spec.recipe_of().augment).build()
     method = method or find_part('method', spec.method).build(**spec.method_args)
     return method.build(spec.arch, resizer, len(faces.vocab), head=spec.head, augment=augment,
-                        drop_path=spec.drop_path, pretrained=spec.weights=='hub',
+                        drop_path=spec.drop_path, pretrained=spec.weights == 'hub',
                         weights=files.get('weights'), **spec.arch_args)
 
 # %% ../nbs/06a_runs.ipynb #890fd111

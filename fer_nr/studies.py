@@ -78,8 +78,8 @@ class SelectionTrace(Callback):
                 ):
         if faces.valid is None:
             raise ValueError(f'{faces.name} has no valid images: take another protocol')
-        labels = {name:encode_classes(faces.splits[name].labels) for name in ('valid','test')}
-        self.file,self.faces,self.seed = Path(path)/'trace.json',faces,seed
+        labels = {name: encode_classes(faces.splits[name].labels) for name in ('valid', 'test')}
+        self.file, self.faces, self.seed = Path(path)/'trace.json', faces, seed
         self.trace = dict(meta or {}, labels=labels, epochs=[])
 
     def before_fit(self):
@@ -88,16 +88,16 @@ class SelectionTrace(Callback):
 
     def before_train(self):
         self.trace['epochs'] = self.trace['epochs'][:self.epoch]
-        if len(self.trace['epochs'])<self.epoch:
+        if len(self.trace['epochs']) < self.epoch:
             raise ValueError(f'{self.file} lacks epochs before {self.epoch+1}, where the '
                              f'checkpoint continues: delete {self.file.parent} to start afresh')
 
     def after_epoch(self):
-        model,test = averaged(self.learn),self.faces.test
+        model, test = averaged(self.learn), self.faces.test
         logits = dict(valid=predict(model, self.faces.valid), test=predict(model, test),
                       augmented=predict_augmented(model, test, 1000*self.seed+self.epoch),
                       zoomed=predict_augmented(model, test, None))
-        answers = {name:encode_classes(values.argmax(1)) for name,values in logits.items()}
+        answers = {name: encode_classes(values.argmax(1)) for name, values in logits.items()}
         self.trace['epochs'].append(dict(epoch=self.epoch+1, **answers))
         write_json(self.file, self.trace)
 
@@ -105,13 +105,14 @@ class SelectionTrace(Callback):
 def about_run(spec:RunSpec, faces, device)->dict:
     "What a trace says of its training"
     names = dict(weights=Path(spec.weights).name, up=Path(spec.up).name) # no folder of this machine
-    images = {name:len(split) for name,split in faces.splits.items()}
+    images = {name: len(split) for name, split in faces.splits.items()}
     data = dict(name=faces.name, fingerprint=faces.fingerprint, vocab=list(faces.vocab))
     machine = environment(device)
     del machine['peak_memory_mb']
     recipe = asdict(spec.recipe_of())
-    about = dict(id=spec.id, spec=asdict(spec)|names, recipe=recipe, data=data|dict(images=images))
-    return about|machine
+    about = dict(id=spec.id, spec=asdict(spec) | names, recipe=recipe,
+                 data=data | dict(images=images))
+    return about | machine
 
 def trace_run(spec:RunSpec,      # what to train
               path,              # folder of this training
@@ -122,7 +123,7 @@ def trace_run(spec:RunSpec,      # what to train
     file = Path(path)/'trace.json'
     if file.exists():
         trace = read_json(file, 'a trace')
-        if len(trace['epochs'])>=spec.epochs and trace['id']==spec.id:
+        if len(trace['epochs']) >= spec.epochs and trace['id'] == spec.id:
             return trace
     path = claim(path)
     faces = load_faces(spec, data_path)
@@ -136,16 +137,16 @@ def right_answers(trace:dict, # as from `trace_run`
                   name:str    # valid, test, augmented or zoomed
                  )->np.ndarray: # (epochs, N) bool
     "Which answers are right after each epoch"
-    labels = decode_classes(trace['labels']['valid' if name=='valid' else 'test'])
+    labels = decode_classes(trace['labels']['valid' if name == 'valid' else 'test'])
     answers = [decode_classes(epoch[name], len(labels)) for epoch in trace['epochs']]
-    return np.stack(answers)==labels
+    return np.stack(answers) == labels
 
 def trace_accuracies(trace:dict # as from `trace_run`
                     )->pd.DataFrame: # a row per epoch: valid, test, augmented, zoomed, in [0, 1]
     "Share of right answers after each epoch"
     epochs = pd.Index([epoch['epoch'] for epoch in trace['epochs']], name='epoch')
-    names = ('valid','test','augmented','zoomed')
-    return pd.DataFrame({name:right_answers(trace, name).mean(1) for name in names}, index=epochs)
+    names = ('valid', 'test', 'augmented', 'zoomed')
+    return pd.DataFrame({name: right_answers(trace, name).mean(1) for name in names}, index=epochs)
 
 def released_accuracies(trace:dict,     # as from `trace_run`
                         on='augmented', # the answers: 'augmented' or 'test'
@@ -154,7 +155,7 @@ def released_accuracies(trace:dict,     # as from `trace_run`
                         seed:int=0      # of the orders
                        )->np.ndarray:   # (orders, epochs), in [0, 1]
     "Means over batches, as the release computes accuracy"
-    rng,right = np.random.default_rng(seed),right_answers(trace, on)
+    rng, right = np.random.default_rng(seed), right_answers(trace, on)
     means = []
     for _ in range(orders):
         means.append([authors_accuracy(rng.permutation(epoch), bs) for epoch in right])
@@ -168,11 +169,11 @@ def selection_steps(trace:dict,     # as from `trace_run`
                    )->pd.DataFrame: # accuracy in %, epoch (0: the order decides), sd, difference
     "One training, evaluated in seven ways, from the clean one to the released one"
     accuracy = trace_accuracies(trace)
-    best,best_on_test = accuracy.valid.idxmax(),accuracy.test.idxmax()
+    best, best_on_test = accuracy.valid.idxmax(), accuracy.test.idxmax()
     clean = accuracy.test[best]
     plain = released_accuracies(trace, 'test', orders, bs, seed)
     released = released_accuracies(trace, 'augmented', orders, bs, seed)
-    at_best = plain[:,accuracy.index.get_loc(best)]
+    at_best = plain[:, accuracy.index.get_loc(best)]
     rows = [('clean: the epoch that is best on valid', clean, best, 0),
             ('test images zoomed as in training', accuracy.zoomed[best], best, 0),
             ('augmented test images', accuracy.augmented[best], best, 0),
@@ -180,20 +181,20 @@ def selection_steps(trace:dict,     # as from `trace_run`
             ('best epoch on test', accuracy.test.max(), best_on_test, 0),
             ('best epoch on test, mean over batches', plain.max(1).mean(), 0, plain.max(1).std()),
             ('released: all three', released.max(1).mean(), 0, released.max(1).std())]
-    columns = ['evaluation','accuracy','epoch','sd']
+    columns = ['evaluation', 'accuracy', 'epoch', 'sd']
     steps = pd.DataFrame(rows, columns=columns).set_index('evaluation')
     steps['difference'] = steps.accuracy-clean
-    return steps.assign(**{name:100*steps[name] for name in ('accuracy','sd','difference')})
+    return steps.assign(**{name: 100*steps[name] for name in ('accuracy', 'sd', 'difference')})
 
 # %% ../nbs/06d_studies.ipynb #cb0e9cda
 def best_of_epochs(numbers:np.ndarray, # (orders, epochs)
                    last:int            # so many of the last epochs, > 0
                   )->list[float]:      # of the last 1, 2, … epochs
     "Best minus mean of the last epochs, on average over the orders"
-    late = np.atleast_2d(numbers)[:,-last:]
+    late = np.atleast_2d(numbers)[:, -last:]
     gains = []
     for m in range(1, last+1):
-        window = late[:,-m:]
+        window = late[:, -m:]
         gains.append(float((window.max(1)-window.mean(1)).mean()))
     return gains
 
@@ -218,7 +219,7 @@ def load_run(path,          # folder of a finished run
              data_path=None # folder of the data set; None: FER_NR_DATA, or a folder named like it
             )->tuple:       # its record, its `Faces`, its model with the best weights
     "A finished run as it was measured; raises `FileNotFoundError` for another folder"
-    for name in ('record.json','best.safetensors'):
+    for name in ('record.json', 'best.safetensors'):
         if not (Path(path)/name).is_file():
             raise FileNotFoundError(f'{path}: no {name}: expected the folder of a finished run')
     record = read_record(Path(path)/'record.json')
@@ -233,13 +234,13 @@ def robustness_run(path,                         # folder of a finished run
                    seed:int=0                    # of what is random in the corruptions
                   )->dict:                       # the file's content: id, spec, data, labels, kinds
     "Measure a finished run under each corruption; raises `ValueError` for answers unlike recorded"
-    record,faces,model = load_run(path, data_path)
+    record, faces, model = load_run(path, data_path)
     file = Path(results)/f"{record['id']}.json"
     found = dict(id=record['id'], spec=record['spec'], data=record['data'], seed=seed,
                  device=environment()['device'], labels=record['labels']['test'], kinds={})
     if file.exists():
         before = read_json(file, 'what robustness_run has measured')
-        found['kinds'] = before['kinds'] if before['seed']==seed else {}
+        found['kinds'] = before['kinds'] if before['seed'] == seed else {}
     for kind in ['clean', *(KINDS if kinds is None else kinds)]:
         if kind not in found['kinds']:
             found['kinds'] |= robustness(model, faces.test, [kind], seed)
@@ -250,7 +251,7 @@ def robustness_run(path,                         # folder of a finished run
 def check_clean(found:dict, record:Record):
     "Raises `ValueError` unless clean images give the answers of the record, but for roundings"
     answers = decode_classes(found['kinds']['clean']['predictions'])
-    different = int((answers!=record.predictions()).sum())
-    if different>max(1, .005*len(answers)):
+    different = int((answers != record.predictions()).sum())
+    if different > max(1, .005*len(answers)):
         raise ValueError(f"{record['id']}: {different} of {len(answers)} clean answers are not "
                          'those of the record: other data, or other weights')

@@ -41,7 +41,7 @@ def read_tables(args:list[str], # tables and name=value pairs; budget=NAME repla
         raise ValueError('no table is named: expected a YAML file, or a name in params/tables')
     budgets = [arg.removeprefix('budget=') for arg in args if arg.startswith('budget=')]
     pairs = [arg for arg in args if arg not in names and not arg.startswith('budget=')]
-    budget,change = budgets[-1] if budgets else None,read_params(pairs)
+    budget, change = budgets[-1] if budgets else None, read_params(pairs)
     tables = [load_table(find_table(name), change, budget) for name in names]
     known = '; '.join(row['name'] for table in tables for row in table['rows'])
     for table in tables:
@@ -63,7 +63,7 @@ def specs_of(tables:list[dict], # as from `read_tables`
             try:
                 specs[spec.id] = spec
             except FileNotFoundError as error: # its weights
-                if number==0:
+                if number == 0:
                     say(f'left out: {error}')
     return list(specs.values())
 
@@ -85,7 +85,7 @@ def is_taken(path:Path,     # the run's folder
             )->bool:
     "Whether another process trains there"
     end = time.time()+wait
-    while is_running(path) and time.time()<end:
+    while is_running(path) and time.time() < end:
         time.sleep(.5)
     return is_running(path)
 
@@ -95,24 +95,24 @@ def sweep(specs:list[RunSpec],     # what to run, in this order; what is named t
           data_path=None,          # folder of the data set
           start=None,              # asked before each run: spec -> whether to; None: always
           **kwargs                 # for `run`
-         )->dict[str,str]:         # id -> status afterwards
+         )->dict[str, str]:         # id -> status afterwards
     "Run what is missing, one after the other; a run that fails is named and the others go on"
-    specs = {spec.id:spec for spec in specs}
+    specs = {spec.id: spec for spec in specs}
     todo = unpublished(specs.values(), runs, results)
-    for number,spec in enumerate(todo, 1):
+    for number, spec in enumerate(todo, 1):
         if is_taken(Path(runs)/spec.id) or (start and not start(spec)):
             continue
         name = f'run {number}/{len(todo)}, '
         try:
-            record = run(spec, runs, results, data_path, **dict(show=name)|kwargs)
+            record = run(spec, runs, results, data_path, **dict(show=name) | kwargs)
             print(f'{name}{spec.id}: {outcome(record)}', file=sys.stderr, flush=True)
         except (RuntimeError, ValueError, OSError) as error:
             say(error)
-    return {name:status(spec, runs, results) for name,spec in specs.items()}
+    return {name: status(spec, runs, results) for name, spec in specs.items()}
 
 # %% ../nbs/06c_sweep.ipynb #66b1de3e
-COST = ('method','method_args','arch','arch_args','img_size','up','up_size','stn','down','head',
-        'bs','bf16','augment','drop_path','ema')
+COST = ('method', 'method_args', 'arch', 'arch_args', 'img_size', 'up', 'up_size', 'stn', 'down',
+        'head', 'bs', 'bf16', 'augment', 'drop_path', 'ema')
 
 def image_shape(spec:RunSpec)->tuple|None: # channels, pixels
     "Shape of a data set's images, if it is known without looking at them"
@@ -120,7 +120,7 @@ def image_shape(spec:RunSpec)->tuple|None: # channels, pixels
 
 def cost_key(spec:RunSpec)->str:
     "The same text for runs that take as long for an image"
-    costs = {name:value for name,value in spec.canonical('name').items() if name in COST}
+    costs = {name: value for name, value in spec.canonical('name').items() if name in COST}
     images = image_shape(spec) or (spec.data, spec.data_args)
     return json.dumps([images, costs], sort_keys=True)
 
@@ -134,7 +134,7 @@ def outline(spec:RunSpec,  # the run; a weight file's network counts like 'sr'
            )->tuple:       # the model, in evaluation mode, and one face for it
     "A run's model on torch's `meta` device: all its shapes, without a number in them"
     shape = image_shape(spec) or load_faces(spec, data_path).train.images.shape[1:3]
-    channels,side = shape
+    channels, side = shape
     spec = replace(spec, weights='', up='sr' if 'up' in spec.weight_files() else spec.up)
     with torch.device('meta'):
         face = torch.empty(1, channels, side, side)
@@ -145,7 +145,7 @@ def gflop(spec:RunSpec,  # the run
           data_path=None # of `outline`
          )->float:
     "Operations of a forward pass on one face, in 10⁹; a multiplication and addition are two"
-    model,face = outline(spec, data_path)
+    model, face = outline(spec, data_path)
     with torch.device('meta'), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(face)
     return counter.get_total_flops()/1e9
@@ -162,31 +162,35 @@ class KnownSpeeds:
 def experience(recs:list[dict],         # records
                specs:list[RunSpec]=(),  # runs whose progress counts as well
                runs:Path|str='runs',    # their folder
-               device:str|None=None     # None: this process's
+               device:str|None=None,    # None: this process's
+               compiled:bool=False      # will the trunk be compiled? Only runs alike tell a speed
               )->KnownSpeeds:
     "Speeds and numbers of images from records, and from what unfinished runs report"
     device = device or device_name('cuda' if torch.cuda.is_available() else 'cpu')
-    measured,images = [],{}
+    measured, images = [], {}
     for record in recs:
         spec = record.spec
         images[data_key(spec)] = record['data']['images']
-        if record['device']==device and record.get('processes', 1)==1:
+        alone = record.get('processes', 1) == 1
+        alike = record['device'] == device and record.get('compiled', False) == compiled
+        if alone and alike:
             speed = median(epoch['images_per_s'] for epoch in record['history'])
             measured.append((cost_key(spec), spec, speed))
     for spec in specs:
         report = reported(spec, runs)
-        if report and report.get('device')==device:
+        if report and report.get('device') == device:
             measured.append((cost_key(spec), spec, report['images_per_s']))
             train = report['batches']*spec.bs//report['epochs']
             images.setdefault(data_key(spec), dict(train=train, test=0))
-    examples = {key:spec for key,spec,_ in measured}
-    speeds = {key:median(speed for other,_,speed in measured if other==key) for key in examples}
+    examples = {key: spec for key, spec, _ in measured}
+    speeds = {key: median(speed for other, _, speed in measured if other == key)
+              for key in examples}
     return KnownSpeeds(device, speeds, examples, images)
 
 def reported(spec:RunSpec, runs:Path|str)->dict|None:
     "What a run reported last, if it says how far it is and how fast"
     report = progress(Path(runs)/spec.id)
-    return report if report and report['images_per_s']>0 else None
+    return report if report and report['images_per_s'] > 0 else None
 
 # %% ../nbs/06c_sweep.ipynb #65a7e372
 @lru_cache(maxsize=None)
@@ -205,8 +209,8 @@ def expected_speed(spec:RunSpec, known:KnownSpeeds)->tuple: # images/s or None, 
     key = cost_key(spec)
     if key in known.speed:
         return known.speed[key], False
-    counts = {other:operations(example) for other,example in known.examples.items()}
-    counts = {other:count for other,count in counts.items() if count}
+    counts = {other: operations(example) for other, example in known.examples.items()}
+    counts = {other: count for other, count in counts.items() if count}
     mine = operations(spec)
     if not counts or not mine:
         return None, True
@@ -223,7 +227,7 @@ def estimate(spec:RunSpec,        # the run
             )->tuple:             # seconds, whether they are rough; (None, True): nothing is known
     "How long a run will take to its end"
     images = images_of(spec, known)
-    speed,rough = expected_speed(spec, known) if images else (None, True)
+    speed, rough = expected_speed(spec, known) if images else (None, True)
     if not speed:
         return None, True
     started = (Path(runs)/spec.id/'checkpoint.safetensors').exists()
@@ -236,18 +240,18 @@ def images_of(spec:RunSpec, known:KnownSpeeds)->dict|None: # number of images of
     "Those of a run on the same images, else on all of the same data set"
     if data_key(spec) in known.images:
         return known.images[data_key(spec)]
-    whole = [images for key,images in known.images.items() if key[0]==spec.data and not key[-1]]
+    whole = [images for key, images in known.images.items() if key[0] == spec.data and not key[-1]]
     if not whole:
         return None
     train = whole[0]['train']
-    return whole[0]|dict(train=min(spec.limit or train, train))
+    return whole[0] | dict(train=min(spec.limit or train, train))
 
 # %% ../nbs/06c_sweep.ipynb #dc82a0ba
 def clock(seconds:float|None, rough:bool=False)->str: # h:mm:ss
     "A duration in print; ~ says that it is rough, ? that nothing is known"
     if seconds is None or math.isnan(seconds):
         return '?'
-    minutes,seconds = divmod(int(seconds), 60)
+    minutes, seconds = divmod(int(seconds), 60)
     return f"{'~' if rough else ''}{minutes//60}:{minutes%60:02}:{seconds:02}"
 
 def plan(specs:list[RunSpec],       # as from `specs_of`
@@ -259,9 +263,10 @@ def plan(specs:list[RunSpec],       # as from `specs_of`
     rows = []
     for spec in specs:
         stands = status(spec, runs, results)
-        seconds,rough = (None, False) if stands=='done' else estimate(spec, known, runs)
+        seconds, rough = (None, False) if stands == 'done' else estimate(spec, known, runs)
         rows.append((spec.id, stands, seconds, rough))
-    return pd.DataFrame(rows, columns=['id','status','seconds','rough']).astype(dict(seconds=float))
+    plan = pd.DataFrame(rows, columns=['id', 'status', 'seconds', 'rough'])
+    return plan.astype(dict(seconds=float))
 
 def show_plan(plan:pd.DataFrame, # of `plan`
               device:str         # that the estimates are for
@@ -269,13 +274,13 @@ def show_plan(plan:pd.DataFrame, # of `plan`
     "A plan as text"
     lines = []
     for row in plan.itertuples():
-        time = '' if row.status=='done' else clock(row.seconds, row.rough)
+        time = '' if row.status == 'done' else clock(row.seconds, row.rough)
         lines.append(f'{row.status:8} {time:>9}  {row.id}')
-    counts = ', '.join(f'{count} {status}' for status,count in plan.status.value_counts().items())
-    todo = plan[~plan.status.isin(['done','running'])]
+    counts = ', '.join(f'{count} {status}' for status, count in plan.status.value_counts().items())
+    todo = plan[~plan.status.isin(['done', 'running'])]
     unknown = int(todo.seconds.isna().sum())
     left = []
-    if not unknown or unknown<len(todo):
+    if not unknown or unknown < len(todo):
         left.append(clock(todo.seconds.sum(), todo.rough.any()))
     if unknown:
         left.append(f'{unknown} runs of unknown length')
@@ -291,15 +296,15 @@ def starter(look,                      # called before each run: what `experienc
             out=None                   # where it says what it decides; None: stderr
            ):                          # spec -> whether to start it, for `sweep`
     "Whether a run may start: not beyond `limit`, and not if it would end after the budget"
-    end,started = time.time()+60*budget,[]
+    end, started = time.time()+60*budget, []
     def start(spec):
-        if status(spec, runs, results)=='done':
+        if status(spec, runs, results) == 'done':
             return True # only its record is to be published
-        if limit and len(started)>=limit:
+        if limit and len(started) >= limit:
             return False
-        seconds,rough = estimate(spec, look(), runs)
-        left,needs = max(0, end-time.time()),clock(seconds, rough)
-        too_long = budget and (not left or (seconds or 0)>left)
+        seconds, rough = estimate(spec, look(), runs)
+        left, needs = max(0, end-time.time()), clock(seconds, rough)
+        too_long = budget and (not left or (seconds or 0) > left)
         if too_long:
             said = f'not started, needs {needs} and {clock(left)} is left: {spec.id}'
         else:
@@ -316,7 +321,7 @@ def connect(scheduler:str # address of a dask scheduler, or its file
     from distributed import Client
     how = 'scheduler_file' if Path(scheduler).is_file() else 'address'
     try:
-        client = Client(**{how:scheduler}, timeout=10)
+        client = Client(**{how: scheduler}, timeout=10)
     except (OSError, ValueError):
         raise OSError(f'no scheduler answers at {scheduler}: expected an address like '
                       'tcp://host:8786, or the file of `dask scheduler --scheduler-file`') from None
@@ -333,8 +338,8 @@ def connect(scheduler:str # address of a dask scheduler, or its file
 
 def check_workers(threads:dict): # address -> number
     "Raises `ValueError` for a worker that would train several runs at once"
-    for address,number in threads.items():
-        if number>1:
+    for address, number in threads.items():
+        if number > 1:
             raise ValueError(f'worker {address} has {number} threads and would train as many runs '
                              'at once: start one worker for each device with --nthreads 1')
 
@@ -352,9 +357,9 @@ def ended(future,       # of a run
           runs:Path|str # folder of runs
          ):
     "Say how a run on the cluster ended; raises `RuntimeError` if the scheduler was lost"
-    if future.status in ('lost','cancelled'):
+    if future.status in ('lost', 'cancelled'):
         raise RuntimeError(f'the scheduler was lost during {spec.id}; the same command continues')
-    error = future.exception() if future.status=='error' else future.result()
+    error = future.exception() if future.status == 'error' else future.result()
     if error:
         say(error)
     else:
@@ -363,9 +368,9 @@ def ended(future,       # of a run
 
 def say_progress(busy, seen:dict, runs):
     "What runs have reported since the last time"
-    for name,spec in busy:
+    for name, spec in busy:
         report = reported(spec, runs)
-        if report and report!=seen.get(name):
+        if report and report != seen.get(name):
             seen[name] = report
             print(f'{name}: {progress_line(report)}', file=sys.stderr, flush=True)
 
@@ -377,30 +382,30 @@ def on_cluster(specs:list[RunSpec],     # what to run, in this order
                data_path=None, start=None, # as for `sweep`
                every:float=30,          # seconds between reports
                **kwargs                 # for `run`
-              )->dict[str,str]:         # id -> status afterwards
+              )->dict[str, str]:         # id -> status afterwards
     "`sweep` on a cluster, a run at a time on each worker; that of a dead one continues on another"
-    specs = {spec.id:spec for spec in specs}
+    specs = {spec.id: spec for spec in specs}
     missing = unpublished(specs.values(), runs, results)
     todo = deque()
-    for number,spec in enumerate(missing, 1):
+    for number, spec in enumerate(missing, 1):
         todo.append((f'run {number}/{len(missing)}, {spec.id}', spec))
     where = [str(Path(path).resolve()) if path else None for path in (runs, results, data_path)]
-    busy,seen,said = {},{},time.time()
+    busy, seen, said = {}, {}, time.time()
     with connect(scheduler) as client:
         while todo or busy:
-            while todo and len(busy)<len(client.nthreads()):
-                name,spec = todo.popleft()
+            while todo and len(busy) < len(client.nthreads()):
+                name, spec = todo.popleft()
                 if not start or start(spec):
                     key = f'fer_nr-{spec.id}'
                     future = client.submit(on_worker, asdict(spec), *where, kwargs, key=key)
-                    busy[future] = name,spec
+                    busy[future] = name, spec
             time.sleep(.5)
-            if time.time()-said>every:
+            if time.time()-said > every:
                 say_progress(busy.values(), seen, runs)
                 said = time.time()
             for future in [future for future in busy if future.done()]:
                 ended(future, *busy.pop(future), runs)
-    return {name:status(spec, runs, results) for name,spec in specs.items()}
+    return {name: status(spec, runs, results) for name, spec in specs.items()}
 
 # %% ../nbs/06c_sweep.ipynb #1dbacb9b
 @command
@@ -421,7 +426,7 @@ def fer_nr_sweep(
     try:
         specs = specs_of(read_tables(tables, rows), seeds)
         recs = records(results, runs)
-        look = lambda: experience(recs, specs, runs)
+        look = lambda: experience(recs, specs, runs, compiled=compiled)
         print(show_plan(plan(specs, look(), runs, results), look().device), flush=True)
         if dry_run:
             return
@@ -435,7 +440,7 @@ def fer_nr_sweep(
         others = ', runs that workers have begun go on' if scheduler else ''
         fail(f'stopped; the same command continues{others}')
     counts = pd.Series(ends.values()).value_counts()
-    print(', '.join(f'{count} {status}' for status,count in counts.items()))
+    print(', '.join(f'{count} {status}' for status, count in counts.items()))
     if 'failed' in ends.values():
         raise SystemExit(1)
 
@@ -444,7 +449,7 @@ def fer_nr_sweep(
 def fer_nr_tables(
     tables:list=('table1',), # as for `fer_nr_sweep`
     rows:str='', # only rows whose name contains this
-    format:Literal['text','md','html']='text', # md: Markdown
+    format:Literal['text', 'md', 'html']='text', # md: Markdown
     runs:str='runs', # folder of runs
     results:str='results', # folder of published records
 ):

@@ -79,17 +79,17 @@ def random_expressions(names:list, # one of `EXPRESSIONS` per face
                        rng         # NumPy's generator
                       )->dict:     # name -> (N,) values
     "Action units of faces that show `names`, more or less, and a second expression now and then"
-    n,vocab,units = len(names),list(EXPRESSIONS),list(ACTION_UNITS)
+    n, vocab, units = len(names), list(EXPRESSIONS), list(ACTION_UNITS)
     second = [rng.choice(vocab, p=NEIGHBOURS.loc[name]) for name in names]
-    intensity = .15+.85*rng.beta(3.2,1.3,n)
-    blend = np.where(rng.random(n)<.35, rng.uniform(.05,.6,n), 0.)
-    x = np.zeros((n,len(units)))
-    for i,pair in enumerate(zip(names,second)):
-        for name,share in zip(pair, (1-blend[i],blend[i])):
+    intensity = .15+.85*rng.beta(3.2, 1.3, n)
+    blend = np.where(rng.random(n) < .35, rng.uniform(.05, .6, n), 0.)
+    x = np.zeros((n, len(units)))
+    for i, pair in enumerate(zip(names, second)):
+        for name, share in zip(pair, (1-blend[i], blend[i])):
             variant = EXPRESSIONS[name][rng.integers(len(EXPRESSIONS[name]))]
-            for unit,strength in variant.items():
-                x[i,units.index(unit)] += strength*share*intensity[i]
-    x = (x*rng.uniform(.8,1.15,x.shape)+np.abs(rng.normal(0,.05,x.shape))).clip(0,1.2)
+            for unit, strength in variant.items():
+                x[i, units.index(unit)] += strength*share*intensity[i]
+    x = (x*rng.uniform(.8, 1.15, x.shape)+np.abs(rng.normal(0, .05, x.shape))).clip(0, 1.2)
     shown = dict(expression=list(names), second=second, intensity=intensity, blend=blend)
     return shown | dict(zip(units, x.T))
 
@@ -97,7 +97,7 @@ def random_expressions(names:list, # one of `EXPRESSIONS` per face
 class Chance:
     "What random numbers the parameters of `n` faces need, from NumPy's generator"
     def __init__(self, rng, n:int):
-        self.rng,self.n = rng,n
+        self.rng, self.n = rng, n
 
     def uniform(self, low, high):
         return self.rng.uniform(low, high, self.n)
@@ -106,28 +106,29 @@ class Chance:
         return self.rng.normal(0, spread, self.n).clip(-most, most)
 
     def yes(self, probability):
-        return (self.rng.random(self.n)<probability).astype(float)
+        return (self.rng.random(self.n) < probability).astype(float)
 
     def pick(self, probability, one, other):
-        return np.where(self.rng.random(self.n)<probability, one, other)
+        return np.where(self.rng.random(self.n) < probability, one, other)
 
 def random_people(n:int,  # faces
                   rng     # NumPy's generator
                  )->dict: # name -> (n,): tones in [0, 1], sizes around 1, 0 or 1 for no and yes
     "Looks that say nothing about the expression"
     chance = Chance(rng, n)
-    uniform,yes,pick = chance.uniform,chance.yes,chance.pick
+    uniform, yes, pick = chance.uniform, chance.yes, chance.pick
     long = yes(.45)
     return dict(
-        skin=pick(.25, uniform(.42,.6), uniform(.7,.97)),
-        hair=pick(.75, uniform(.04,.3), uniform(.4,.75)),
+        skin=pick(.25, uniform(.42, .6), uniform(.7, .97)),
+        hair=pick(.75, uniform(.04, .3), uniform(.4, .75)),
         long=long, curl=yes(.25), bald=yes(.06)*(1-long),
-        fringe=pick(.5, uniform(-.06,.04), uniform(.08,.26)), part=uniform(-1,1), hat=yes(.05),
-        width=uniform(.92,1.06), jaw=uniform(.05,.22), eye=uniform(.88,1.15), gap=uniform(.93,1.1),
-        iris=uniform(.05,.35), brow=uniform(.75,1.35), nose=uniform(.85,1.25),
-        lips=uniform(.6,1.3)*(.8+.4*long), blush=uniform(0,1), glasses=yes(.1),
+        fringe=pick(.5, uniform(-.06, .04), uniform(.08, .26)), part=uniform(-1, 1), hat=yes(.05),
+        width=uniform(.92, 1.06), jaw=uniform(.05, .22),
+        eye=uniform(.88, 1.15), gap=uniform(.93, 1.1),
+        iris=uniform(.05, .35), brow=uniform(.75, 1.35), nose=uniform(.85, 1.25),
+        lips=uniform(.6, 1.3)*(.8+.4*long), blush=uniform(0, 1), glasses=yes(.1),
         beard=yes(.1)*(1-long), moustache=yes(.12)*(1-long), side=pick(.5, -1., 1.),
-        tears=uniform(0,1))
+        tears=uniform(0, 1))
 
 # %% ../nbs/00a_synthetic.ipynb #23d4b6c5
 def random_scene(n:int,  # faces
@@ -135,14 +136,14 @@ def random_scene(n:int,  # faces
                 )->dict: # name -> (n,): degrees, half widths of the picture, the rest 0 to about 1
     "How the picture was taken"
     chance = Chance(rng, n)
-    uniform,normal,yes = chance.uniform,chance.normal,chance.yes
+    uniform, normal, yes = chance.uniform, chance.normal, chance.yes
     return dict(
-        yaw=normal(13,32), pitch=normal(6,15), roll=normal(9,22), zoom=uniform(.9,1.15),
-        dx=normal(.06,.15), dy=normal(.05,.12), gaze_x=normal(.35,1), gaze_y=normal(.25,1),
-        light=uniform(.1,.8), light_x=normal(.8,1.8), light_y=uniform(-.9,.2),
-        exposure=uniform(.75,1.2), back=uniform(.1,.95), back_x=normal(.2,.5),
-        noise=uniform(.004,.04), blur=yes(.3)*uniform(.5,1), hand=yes(.1),
-        hand_angle=uniform(0,2*np.pi))
+        yaw=normal(13, 32), pitch=normal(6, 15), roll=normal(9, 22), zoom=uniform(.9, 1.15),
+        dx=normal(.06, .15), dy=normal(.05, .12), gaze_x=normal(.35, 1), gaze_y=normal(.25, 1),
+        light=uniform(.1, .8), light_x=normal(.8, 1.8), light_y=uniform(-.9, .2),
+        exposure=uniform(.75, 1.2), back=uniform(.1, .95), back_x=normal(.2, .5),
+        noise=uniform(.004, .04), blur=yes(.3)*uniform(.5, 1), hand=yes(.1),
+        hand_angle=uniform(0, 2*np.pi))
 
 FERPLUS_COUNTS = np.array((8733, 7284, 3136, 3022, 2098, 116, 536, 120)) # training images per class
 
@@ -171,10 +172,10 @@ def sample_faces(expression:str|list|None=None, # for all, one per face, or None
     for name in names:
         if name not in EXPRESSIONS:
             raise ValueError(unknown('expression', name, EXPRESSIONS))
-    if len(names)!=n:
+    if len(names) != n:
         found = f'{len(names)} expressions for n={n} faces'
         raise ValueError(f'{found}: expected as many, or a single name')
-    people,scene = random_expressions(names, rng)|random_people(n, rng),random_scene(n, rng)
+    people, scene = random_expressions(names, rng) | random_people(n, rng), random_scene(n, rng)
     return pd.DataFrame(people | scene)
 
 # %% ../nbs/00a_synthetic.ipynb #94090dff
@@ -198,7 +199,7 @@ def ellipse(x, y, a, b):
 
 def curve(x, y, x0, x1, a, b, c):
     "Distance to the line y = a + bt + ct², with t from -1 at x0 to 1 at x1"
-    middle,half = (x0+x1)/2,(x1-x0)/2
+    middle, half = (x0+x1)/2, (x1-x0)/2
     t = np.clip((x-middle)/half, -1, 1)
     slope = (b+2*c*t)/half
     beyond = np.maximum(np.abs(x-middle)-half, 0)
@@ -216,17 +217,17 @@ class Canvas:
                  size:int=48         # pixels a side
                 ):
         p = self.p = SimpleNamespace() # (N, 1, 1) each
-        for name,values in faces.select_dtypes('number').items():
-            setattr(p, name, values.to_numpy(np.float32, copy=True)[:,None,None])
+        for name, values in faces.select_dtypes('number').items():
+            setattr(p, name, values.to_numpy(np.float32, copy=True)[:, None, None])
         t = (2*np.arange(size, dtype=np.float32)+1)/size-1
-        x,y,roll = t[None,None]-p.dx,t[None,:,None]-p.dy,np.deg2rad(p.roll)
-        cos,sin = np.cos(roll)/p.zoom,np.sin(roll)/p.zoom
-        self.u,self.v,self.px = cos*x+sin*y,cos*y-sin*x,2/size/p.zoom
+        x, y, roll = t[None, None]-p.dx, t[None, :, None]-p.dy, np.deg2rad(p.roll)
+        cos, sin = np.cos(roll)/p.zoom, np.sin(roll)/p.zoom
+        self.u, self.v, self.px = cos*x+sin*y, cos*y-sin*x, 2/size/p.zoom
         self.img = np.zeros_like(self.u) # (N, size, size)
-        yaw,pitch = np.deg2rad(p.yaw),np.deg2rad(p.pitch)
-        u,v,axis = self.u/.8,self.v/1.02,.55 # the axis of the neck lies behind the face
+        yaw, pitch = np.deg2rad(p.yaw), np.deg2rad(p.pitch)
+        u, v, axis = self.u/.8, self.v/1.02, .55 # the axis of the neck lies behind the face
         z = np.sqrt(np.maximum(1-.8*(u*u+v*v), .04))
-        self.normal = u,v,z
+        self.normal = u, v, z
         self.x = .8*(u*np.cos(yaw)-(z-axis)*np.sin(yaw))
         z = u*np.sin(yaw)+z*np.cos(yaw)
         self.y = 1.02*(v*np.cos(pitch)-(z-axis)*np.sin(pitch))
@@ -247,14 +248,14 @@ def near(self:Canvas,
          side=1          # -1 mirrors x
         )->Canvas:       # painting it paints the whole
     "The part of the canvas in which any face has this box"
-    x,y = side*self.x,self.y
-    inside = ((x>x0)&(x<x1)&(y>y0)&(y<y1)).any(0)
-    rows,columns = inside.any(1).nonzero()[0],inside.any(0).nonzero()[0]
-    box = np.s_[:,:0,:0]
+    x, y = side*self.x, self.y
+    inside = ((x > x0) & (x < x1) & (y > y0) & (y < y1)).any(0)
+    rows, columns = inside.any(1).nonzero()[0], inside.any(0).nonzero()[0]
+    box = np.s_[:, :0, :0]
     if len(rows):
         box = np.s_[:, rows[0]:rows[-1]+1, columns[0]:columns[-1]+1]
     part = copy.copy(self)
-    part.x,part.y,part.img = x[box],y[box],self.img[box] # `img` is a view
+    part.x, part.y, part.img = x[box], y[box], self.img[box] # `img` is a view
     return part
 
 # %% ../nbs/00a_synthetic.ipynb #9225b70b
@@ -274,32 +275,32 @@ def skull(c:Canvas):
 
 def draw_back_hair(c:Canvas):
     "Hair behind the head, neck, shoulders"
-    p,hair = c.p,.8*strands(c)
+    p, hair = c.p, .8*strands(c)
     c.paint(skull(c), hair, 1-p.bald)
     c.paint(ellipse(c.u, c.v-.25, .97*p.width, 1.15), hair, p.long)
     c.paint(np.maximum(np.abs(c.u)-.36, .55-c.v), .66*p.skin) # neck
-    clothes = np.where(p.back<.45, p.back+.3, p.back-.3)
+    clothes = np.where(p.back < .45, p.back+.3, p.back-.3)
     c.paint(ellipse(c.u, c.v-1.5, 1.05, .42), clothes)        # shoulders
 
 def draw_head(c:Canvas):
     "Ears and the head, whose distance the canvas keeps as `outline`"
     p = c.p
-    for side in (-1,1):
+    for side in (-1, 1):
         x = side*c.u-.76*p.width+side*.12*np.sin(np.deg2rad(p.yaw))
         c.paint(ellipse(x, c.v-.05, .12, .19), .9*p.skin)
         c.paint(ellipse(x, c.v-.05, .06, .11), .68*p.skin, .8, 2)
     a = np.abs(c.u)/(.77*p.width*(1-p.jaw*smooth(0., 1.1, c.v)))
-    b = np.abs(c.v)/.95/np.where(c.v>0, 1+.03*p.AU26+.06*p.AU27, 1)
+    b = np.abs(c.v)/.95/np.where(c.v > 0, 1+.03*p.AU26+.06*p.AU27, 1)
     c.outline = .82*((a*a*np.sqrt(a)+b*b*np.sqrt(b))**.4-1)
     c.paint(c.outline, p.skin)
 
 # %% ../nbs/00a_synthetic.ipynb #4ed6d1b9
 def draw_folds(c:Canvas):
     "Cheeks and folds of the skin"
-    p,dark = c.p,.52*c.p.skin
-    for side in (-1,1):
+    p, dark = c.p, .52*c.p.skin
+    for side in (-1, 1):
         k = c.near(-.03, .75, -.65, .75, side)
-        x,y = k.x,k.y
+        x, y = k.x, k.y
         k.paint(ellipse(x-.44, y-.24, .17, .13), .84*p.skin, .6*p.blush+.3*p.AU6, 5) # cheek
         bend = .10+.06*p.AU12+.03*p.AU10
         nose_to_mouth = curve(y, x, .20, .44, .33+.05*p.AU12, bend, -.04-.04*p.AU12)
@@ -320,8 +321,8 @@ def draw_folds(c:Canvas):
 
 def draw_nose(c:Canvas):
     "The ridge, in the light, and the line below"
-    p,k = c.p,c.near(-.35, .35, -.15, .45)
-    x,y,width = k.x,k.y+.05*p.AU9,.1*p.nose*(1+.25*p.AU9)
+    p, k = c.p, c.near(-.35, .35, -.15, .45)
+    x, y, width = k.x, k.y+.05*p.AU9, .1*p.nose*(1+.25*p.AU9)
     k.paint(ellipse(x, y-.16, .9*width, .11), np.minimum(1.12*p.skin, 1), .8, 4)
     k.paint(curve(x, y, -width, width, .275, 0, -.05)-.014, .5*p.skin, .8, 1.3)
 
@@ -336,10 +337,10 @@ def lip_curves(p, # parameters of the faces, as in `Canvas.p`
     t = np.clip(x/width, -1, 1)
     t2 = t*t
     middle = .53-.035*p.AU17-.02*p.AU10
-    lift,hook = .19*p.AU12-.19*p.AU15-.04*p.AU20,.2*p.U12
+    lift, hook = .19*p.AU12-.19*p.AU15-.04*p.AU20, .2*p.U12
     line = middle+.45*lift-lift*t2-hook*smooth(0., 1.1, t*p.side)+.02*p.U12
     square = clip01(p.AU20+p.AU16)
-    round_arch,square_arch = np.sqrt(np.maximum(1-t2, 0)),np.sqrt(np.maximum(1-t2*t2*t2, 0))
+    round_arch, square_arch = np.sqrt(np.maximum(1-t2, 0)), np.sqrt(np.maximum(1-t2*t2*t2, 0))
     arch = round_arch*(1-square)+square_arch*square
     gap = .11*p.AU25+.22*p.AU26+.42*p.AU27
     return SimpleNamespace(
@@ -347,14 +348,14 @@ def lip_curves(p, # parameters of the faces, as in `Canvas.p`
         lip=1-.8*t2, # lips get thinner towards the corners
         top=line-(.45*gap*clip01(1-.95*p.AU12)+.06*p.AU10)*arch,
         low=line+(gap*(.55+.55*clip01(p.AU12))+.05*p.AU16)*arch,
-        corner={side: middle-.55*lift-hook*(p.side==side) for side in (-1,1)})
+        corner={side: middle-.55*lift-hook*(p.side == side) for side in (-1, 1)})
 
 # %% ../nbs/00a_synthetic.ipynb #a20d8b6a
 def draw_mouth(c:Canvas):
     "Lips, teeth, tongue, dimples"
-    p,k = c.p,c.near(-.62, .62, .15, 1.05)
-    x,y = k.x-.05*p.side*p.U12,k.y
-    m,thin = lip_curves(p, x),np.clip(1-.6*p.AU23-.5*p.AU24, .15, 1)
+    p, k = c.p, c.near(-.62, .62, .15, 1.05)
+    x, y = k.x-.05*p.side*p.U12, k.y
+    m, thin = lip_curves(p, x), np.clip(1-.6*p.AU23-.5*p.AU24, .15, 1)
     upper = m.top-.05*p.lips*thin*m.lip
     lower = m.low+(.065*p.lips*thin+.03*p.AU17)*m.lip
     k.paint(ellipse(x, y-lower-.05, .14, .03), .72*p.skin, .45+.4*p.AU17, 3) # shadow
@@ -364,19 +365,20 @@ def draw_mouth(c:Canvas):
     k.paint(closed-.02-.006*p.AU24, .18*p.skin, 1-opened)
     inside = k.cover(between(x, y, m.width, m.top, m.low))*opened
     k.paint(-1., .05, within=inside)
-    k.paint(ellipse(x, y-m.low-.01, .62*m.width, .08), .6*p.skin, p.AU16<.3, within=inside) # tongue
+    tongue = ellipse(x, y-m.low-.01, .62*m.width, .08)
+    k.paint(tongue, .6*p.skin, p.AU16 < .3, within=inside)
     upper_teeth = .1*clip01(p.AU12+p.AU10+.9*p.AU20+.6*p.AU16-p.AU27)
     k.paint(y-m.top-upper_teeth, .97, clip01(30*upper_teeth), within=inside)
     lower_teeth = .08*clip01(p.AU16+.5*p.AU20-.2)
     k.paint(m.low-y-lower_teeth, .97, clip01(30*lower_teeth), within=inside)
-    tongue_shown = (p.AU19>.45).astype(np.float32)
+    tongue_shown = (p.AU19 > .45).astype(np.float32)
     tongue = norm(np.maximum(np.abs(y-m.low-.03)-.09, 0), x)-.11
     k.paint(np.maximum(tongue, m.line+.03-y), .62*p.skin, tongue_shown)
     k.paint(np.maximum(np.abs(x)-.012, np.abs(y-m.low-.04)-.07), .4*p.skin, tongue_shown)
-    for side in (-1,1):
+    for side in (-1, 1):
         corner = m.corner[side]
         dimple = curve(y, side*x, corner-.075, corner+.055, m.width+.05, 0, -.025)
-        depth = np.clip(.9*p.AU12+p.U14*(p.side==side), 0, .9)
+        depth = np.clip(.9*p.AU12+p.U14*(p.side == side), 0, .9)
         k.paint(dimple-.014, .42*p.skin, depth, 1.2)
 
 # %% ../nbs/00a_synthetic.ipynb #c44647f4
@@ -385,21 +387,21 @@ def lid_heights(p, # parameters of the faces, as in `Canvas.p`
                ):  # heights of the upper and the lower lid
     "The curves of an eye"
     circle = np.sqrt(np.maximum(1-t*t, 0))
-    arch,shut = .6*circle+.4*circle*circle,clip01(p.AU43)
+    arch, shut = .6*circle+.4*circle*circle, clip01(p.AU43)
     up = .14*p.eye*(1+.55*p.AU5-.45*p.AU7-.05*p.AU6)*(1-shut)-.05*p.eye*shut
     low = .095*p.eye*(1+.25*p.AU5-.55*p.AU7-1.25*p.AU6)
     top = -(up+t*.09*p.AU4*(1-2*clip01(p.AU1))*(1-shut))*arch
-    return top,np.maximum(low*arch, top+.004)
+    return top, np.maximum(low*arch, top+.004)
 
 def draw_eyes(c:Canvas):
     "Eyeballs, lids, and the fold below"
     p = c.p
-    for side in (-1,1):
+    for side in (-1, 1):
         k = c.near(.05, .75, -.45, .3, side)
-        x,y,width = k.x-.355*p.gap,k.y+.09,.215*p.eye
-        top,low = lid_heights(p, np.clip(x/width, -1, 1))
+        x, y, width = k.x-.355*p.gap, k.y+.09, .215*p.eye
+        top, low = lid_heights(p, np.clip(x/width, -1, 1))
         eye = k.cover(between(x, y, width, top, low))
-        iris_x,iris_y = x-side*.07*p.gaze_x,y-.035*p.gaze_y+.01
+        iris_x, iris_y = x-side*.07*p.gaze_x, y-.035*p.gaze_y+.01
         k.paint(-1., .97, within=eye)
         k.paint(norm(iris_x, iris_y)-.118*p.eye, p.iris, within=eye)
         k.paint(norm(iris_x, iris_y)-.06*p.eye, .02, within=eye)
@@ -416,10 +418,10 @@ def draw_eyes(c:Canvas):
 # %% ../nbs/00a_synthetic.ipynb #2124db84
 def draw_brows(c:Canvas):
     "Each a curve through three heights"
-    p,sad = c.p,clip01(c.p.AU1)
+    p, sad = c.p, clip01(c.p.AU1)
     lower = p.AU4*(1-sad)
-    for side in (-1,1):
-        k,up = c.near(.02, .8, -.85, -.05, side),p.AU2+1.4*p.U2*(p.side==side)
+    for side in (-1, 1):
+        k, up = c.near(.02, .8, -.85, -.05, side), p.AU2+1.4*p.U2*(p.side == side)
         inner = -.385-.16*p.AU1+.19*p.AU4*(1-.8*sad)+.04*p.AU9
         outer = -.375-.13*up+.06*p.AU1*p.AU4-.06*lower
         middle = -.425-.12*up-.05*p.AU1+.07*lower+.02*p.AU9
@@ -431,11 +433,11 @@ def draw_brows(c:Canvas):
 def draw_extras(c:Canvas):
     "Tears, beard, moustache"
     p = c.p
-    crying = (p.AU1*p.AU4*p.AU43>.15)&(p.tears>.3)
-    for side in (-1,1):
+    crying = (p.AU1*p.AU4*p.AU43 > .15) & (p.tears > .3)
+    for side in (-1, 1):
         k = c.near(.2, .6, 0., .45, side)
-        x,y = k.x-.4,k.y-.16
-        drop,trace = ellipse(x, y-.08, .05, .06),np.maximum(np.abs(x)-.025, np.abs(y)-.09)
+        x, y = k.x-.4, k.y-.16
+        drop, trace = ellipse(x, y-.08, .05, .06), np.maximum(np.abs(x)-.025, np.abs(y)-.09)
         k.paint(np.minimum(drop, trace), .97, .9*crying)
     hair = np.minimum(p.hair, .6*p.skin)
     jaw = .8-np.maximum(np.abs(c.x)-.25, 0)-c.y
@@ -446,36 +448,36 @@ def draw_extras(c:Canvas):
 
 def draw_shade(c:Canvas):
     "Lambert's law on a ball, darker at the rim"
-    p,(u,v,z) = c.p,c.normal
+    p, (u, v, z) = c.p, c.normal
     lit = (u*p.light_x+v*p.light_y+z)/np.sqrt(p.light_x**2+p.light_y**2+1)
     face = (1-p.light*(1-np.maximum(lit, 0)))*(1-.28*smooth(-.14, 0., c.outline))
-    c.img *= np.where(c.outline<c.px, face, 1-.2*p.light)
+    c.img *= np.where(c.outline < c.px, face, 1-.2*p.light)
 
 # %% ../nbs/00a_synthetic.ipynb #df63696c
 def draw_front_hair(c:Canvas):
     "Hair in front of the forehead, and a hat"
-    p,u,v = c.p,c.u,c.v
+    p, u, v = c.p, c.u, c.v
     temple = (.55+.9*p.long)*smooth(.48, .86, np.abs(u)/p.width)
-    wave = .02*np.sin(16*u+5*p.part)*(p.fringe>0)
+    wave = .02*np.sin(16*u+5*p.part)*(p.fringe > 0)
     line = -.72+p.fringe+.12*p.part*u+.25*u*u+temple+wave
     c.paint(np.maximum(skull(c), (v-line)*.6), strands(c), 1-p.bald, 1.3)
-    hat,tone = ellipse(u, v+.2, .9*p.width, 1.),.6*p.part**2
+    hat, tone = ellipse(u, v+.2, .9*p.width, 1.), .6*p.part**2
     c.paint(np.maximum(hat, v+.6), .2+tone, p.hat)
     c.paint(np.maximum(np.abs(v+.62)-.09, hat-.02), .3+tone, p.hat)
 
 def draw_glasses(c:Canvas):
     "Two rims and a bridge"
     p = c.p
-    for side in (-1,1):
+    for side in (-1, 1):
         rim = np.abs(ellipse(side*c.x-.355*p.gap, c.y+.07, .27, .23))
         c.paint(rim-.018, .08, .95*p.glasses)
     c.paint(curve(c.x, c.y, -.1, .1, -.12, 0, .03)-.018, .08, .95*p.glasses)
 
 def draw_hand(c:Canvas):
     "A palm and four fingers, from any side"
-    p,cos,sin = c.p,np.cos(c.p.hand_angle),np.abs(np.sin(c.p.hand_angle))
-    x,y = c.u-1.05*cos,c.v-.9*sin-.15
-    along,across = x*cos+y*sin,y*cos-x*sin
+    p, cos, sin = c.p, np.cos(c.p.hand_angle), np.abs(np.sin(c.p.hand_angle))
+    x, y = c.u-1.05*cos, c.v-.9*sin-.15
+    along, across = x*cos+y*sin, y*cos-x*sin
     d = ellipse(x, y, .34, .3)
     for i in range(4):
         finger = norm(np.maximum(np.abs(along+.3)-.18, 0), across-.2+.135*i)
@@ -491,8 +493,8 @@ def photograph(c:Canvas, # painted
                rng       # NumPy's generator
               )->np.ndarray: # (N, size, size) uint8
     "Blur, exposure and noise of the camera"
-    image,b = c.img,.25*c.p.blur
-    for axis in (1,2):
+    image, b = c.img, .25*c.p.blur
+    for axis in (1, 2):
         image = image*(1-2*b)+(np.roll(image, 1, axis)+np.roll(image, -1, axis))*b
     image = image*c.p.exposure+c.p.noise*rng.standard_normal(image.shape, dtype=np.float32)
     return (255*clip01(image)).round().astype(np.uint8)
@@ -506,27 +508,27 @@ def render(faces:pd.DataFrame, # (N, …) from `sample_faces`
         c = Canvas(faces.iloc[start:start+16], size)
         for layer in LAYERS:
             layer(c)
-        return photograph(c, np.random.default_rng((seed,start)))
+        return photograph(c, np.random.default_rng((seed, start)))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return np.concatenate(list(pool.map(draw, range(0,len(faces),16))))
+        return np.concatenate(list(pool.map(draw, range(0, len(faces), 16))))
 
 # %% ../nbs/00a_synthetic.ipynb #c13e05bd
 def opinion(faces:pd.DataFrame, # (N, …) from `sample_faces`
            )->pd.DataFrame:     # (N, 10) rows sum to 1: eight expressions, unknown, NF (no face)
     "How likely an annotator chooses each class: what is seen, or what that is taken for"
-    vocab,eye = list(EXPRESSIONS),np.eye(8)
+    vocab, eye = list(EXPRESSIONS), np.eye(8)
     first = eye[faces.expression.map(vocab.index).to_numpy(int)]
     second = eye[faces.second.map(vocab.index).to_numpy(int)]
-    intensity,blend,blur,hand = (faces[name].to_numpy()[:,None]
-                                 for name in ('intensity', 'blend', 'blur', 'hand'))
+    intensity, blend, blur, hand = (faces[name].to_numpy()[:, None]
+                                    for name in ('intensity', 'blend', 'blur', 'hand'))
     shown = (1-blend)**2*first+blend**2*second
     seen = smooth(.2, .5, intensity) # below .2 it looks neutral, from .5 on it is plain
     q = seen*shown/shown.sum(1, keepdims=True)+(1-seen)*eye[0]
-    doubt,unclear = .06+.1*blur+.15*hand,.015+.06*hand
+    doubt, unclear = .06+.1*blur+.15*hand, .015+.06*hand
     q = (1-doubt)*q+doubt*q@NEIGHBOURS.to_numpy()
-    rows = np.hstack([q*(.998-unclear), unclear, np.full_like(unclear,.002)])
-    return pd.DataFrame(rows, columns=[*vocab,'unknown','NF'])
+    rows = np.hstack([q*(.998-unclear), unclear, np.full_like(unclear, .002)])
+    return pd.DataFrame(rows, columns=[*vocab, 'unknown', 'NF'])
 
 # %% ../nbs/00a_synthetic.ipynb #cf8dcc69
 def ask_annotators(faces:pd.DataFrame, # (N, …) from `sample_faces`
@@ -539,7 +541,7 @@ def draw_faces(expression:str|list|None=None, # for all, one per face, or None: 
                n:int|None=None,               # faces, > 0; None: one, or as many as are listed
                seed:int=0,                    # of everything that is random
                size:int=48,                   # pixels a side
-              )->tuple[np.ndarray,np.ndarray]: # images uint8 (N, size, size), votes (N, 10)
+              )->tuple[np.ndarray, np.ndarray]: # images uint8 (N, size, size), votes (N, 10)
     "Random cartoon faces and what ten annotators say about them"
     faces = sample_faces(expression, n, seed)
     return render(faces, size, seed), ask_annotators(faces, seed)
@@ -557,7 +559,7 @@ def draw_split(n:int,    # faces
               )->pd.DataFrame: # Usage, emotion, image, votes
     "A split as Kaggle and FERPlus label it"
     faces = sample_faces(None, n, seed)
-    images,votes = render(faces, seed=seed),ask_annotators(faces, seed)
+    images, votes = render(faces, seed=seed), ask_annotators(faces, seed)
     emotion = faces.expression.map(KAGGLE)
     return pd.DataFrame(dict(Usage=usage, emotion=emotion, image=list(images), votes=list(votes)))
 
@@ -566,15 +568,15 @@ def spoil(df:pd.DataFrame, # Usage, emotion, image, votes; is changed
          )->None:
     """FERPlus's blemishes: half a percent of rows without a face, and 7 % of the evaluation images
     in train too, with votes of other annotators"""
-    train,other = df.index[df.Usage=='Training'],df.index[df.Usage!='Training']
-    n_blank,n_copies = max(1, len(df)//200),max(2, 7*len(other)//100)
-    blank,copies = np.split(rng.permutation(train)[:n_blank+n_copies], [n_blank])
+    train, other = df.index[df.Usage == 'Training'], df.index[df.Usage != 'Training']
+    n_blank, n_copies = max(1, len(df)//200), max(2, 7*len(other)//100)
+    blank, copies = np.split(rng.permutation(train)[:n_blank+n_copies], [n_blank])
     for i in blank:
-        df.at[i,'image'] = np.full((48,48), rng.integers(256), np.uint8)
-        df.at[i,'votes'] = np.array([0]*9+[10])
-    for i,j in zip(copies, rng.permutation(other)):
-        df.at[i,'image'],df.at[i,'emotion'] = df.image[j],df.emotion[j]
-        df.at[i,'votes'] = rng.multinomial(10, df.votes[j]/10)
+        df.at[i, 'image'] = np.full((48, 48), rng.integers(256), np.uint8)
+        df.at[i, 'votes'] = np.array([0]*9+[10])
+    for i, j in zip(copies, rng.permutation(other)):
+        df.at[i, 'image'], df.at[i, 'emotion'] = df.image[j], df.emotion[j]
+        df.at[i, 'votes'] = rng.multinomial(10, df.votes[j]/10)
 
 # %% ../nbs/00a_synthetic.ipynb #a9f9d7d3
 def write_text(file:Path, lines)->None:
@@ -588,7 +590,7 @@ def write_folder(folder:Path, # is made
     "Microsoft's folder: a png for each image and `label.csv`"
     folder.mkdir(exist_ok=True)
     lines = []
-    for name,image,votes in zip(df.name, df.image, df.votes):
+    for name, image, votes in zip(df.name, df.image, df.votes):
         Image.fromarray(image).save(folder/name)
         counts = ','.join(str(v) for v in votes)
         lines.append(f'{name},"(0, 0, 48, 48)",{counts}')
@@ -600,24 +602,25 @@ def write_ferplus(path:str|Path, # folder to write to, made if it is missing
                   seed:int=0,    # >= 0, of everything that is random
                  )->None:
     "`n` synthetic faces as FERPlus's csv files and folders; raises `ValueError` for a smaller n"
-    if n<40:
+    if n < 40:
         raise ValueError(f'n={n}: expected at least 40 faces, so that each split has every class')
-    path,tenth = Path(path),n//10
+    path, tenth = Path(path), n//10
     sizes = (n-2*tenth, tenth, tenth)
-    splits = [draw_split(size, usage, 3*seed+i) for i,(size,usage) in enumerate(zip(sizes, SPLITS))]
+    splits = [draw_split(size, usage, 3*seed+i)
+              for i, (size, usage) in enumerate(zip(sizes, SPLITS))]
     df = pd.concat(splits, ignore_index=True)
     spoil(df, np.random.default_rng(seed))
-    votes = pd.DataFrame(np.stack(df.votes), columns=[*EXPRESSIONS,'unknown','NF'])
-    named = votes.NF<10
+    votes = pd.DataFrame(np.stack(df.votes), columns=[*EXPRESSIONS, 'unknown', 'NF'])
+    named = votes.NF < 10
     numbers = named.cumsum()-1
-    df['name'] = [f'fer{i:07d}.png' if ok else '' for i,ok in zip(numbers, named)]
+    df['name'] = [f'fer{i:07d}.png' if ok else '' for i, ok in zip(numbers, named)]
     path.mkdir(parents=True, exist_ok=True)
-    for usage,folder in SPLITS.items():
-        write_folder(path/folder, df[named&(df.Usage==usage)])
-    table = df[['Usage','name']].join(votes).rename(columns={'name': 'Image name'})
+    for usage, folder in SPLITS.items():
+        write_folder(path/folder, df[named & (df.Usage == usage)])
+    table = df[['Usage', 'name']].join(votes).rename(columns={'name': 'Image name'})
     write_text(path/'fer2013new.csv', table.to_csv(index=False, lineterminator='\n').splitlines())
     grey = np.arange(256).astype(str)
     lines = ['emotion,pixels,Usage']
-    for emotion,image,usage in zip(df.emotion, df.image, df.Usage):
+    for emotion, image, usage in zip(df.emotion, df.image, df.Usage):
         lines.append(f"{emotion},{' '.join(grey[image.ravel()])},{usage}")
     write_text(path/'fer2013.csv', lines)

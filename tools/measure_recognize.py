@@ -226,16 +226,20 @@ def measure_scenes(faces, limit):
                     cut.append(cut_face(picture, face_square(face)))
                     seen.append(i)
                     break
-        direct = answers(shares, np.stack(direct)).argmax(1) == labels
         found = np.zeros(len(labels), bool)
         found[seen] = True
+        itself = answers(shares, np.stack(direct))
+        right = itself.argmax(1) == labels
+        row = dict(itself=proportion(right), found=proportion(found))
         everything = np.zeros(len(labels), bool)
         if seen:
-            everything[seen] = answers(shares, np.stack(cut)).argmax(1) == labels[seen]
-        row = dict(itself=direct, found=found, end_to_end=everything)
-        if seen:
-            row |= dict(itself_where_found=direct[found], end_to_end_where_found=everything[found])
-        sides[str(side)] = {name: proportion(right) for name, right in row.items()}
+            whole_way = answers(shares, np.stack(cut))
+            everything[seen] = whole_way.argmax(1) == labels[seen]
+            row |= dict(itself_where_found=proportion(right[found]),
+                        end_to_end_where_found=proportion(everything[found]),
+                        ece_itself_where_found=ece(itself[found], labels[found]),
+                        ece_end_to_end_where_found=ece(whole_way, labels[found]))
+        sides[str(side)] = row | dict(end_to_end=proportion(everything))
     return dict(how='test faces of FERPlus, resized to a side and set into smooth random pictures '
                     'of 640×480 px in memory; a face that is not found counts as wrong in end_to_end',
                 model=model_hash(), score=detector.score, sides=sides)
