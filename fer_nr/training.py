@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['positive', 'not_negative', 'below_one', 'ranges', 'recipes', 'Recipe', 'clean_recipe', 'authors_recipe', 'get_recipe',
            'lr_schedule', 'LayerScale', 'LayerAdamW', 'LayerAdam', 'optimiser_of', 'recipe_groups', 'has_bf16', 'Bf16',
-           'choose_attention', 'EMA', 'FiniteLoss', 'device_name', 'Progress', 'top1', 'BatchMeanTop1',
-           'AugmentedEvaluation', 'softmax', 'largest', 'fastai_loss', 'about_images', 'recipe_callbacks', 'FerLearner',
-           'fer_learner', 'ScalerState', 'load_learner', 'Clock', 'throughput', 'Checkpoint', 'averaged', 'bare',
-           'load_opt', 'load_state', 'opt_tensors', 'random_state', 'save_state', 'set_random_state', 'replacing',
-           'write_json']
+           'choose_attention', 'depthwise_layers', 'DepthwiseFloat32', 'bf16_callbacks', 'EMA', 'FiniteLoss',
+           'device_name', 'Progress', 'top1', 'BatchMeanTop1', 'AugmentedEvaluation', 'softmax', 'largest',
+           'fastai_loss', 'about_images', 'recipe_callbacks', 'FerLearner', 'fer_learner', 'ScalerState',
+           'load_learner', 'Clock', 'throughput', 'Checkpoint', 'averaged', 'bare', 'load_opt', 'load_state',
+           'opt_tensors', 'random_state', 'save_state', 'set_random_state', 'replacing', 'write_json']
 
 # %% ../nbs/04_training.ipynb #74e2aba3
 import math
@@ -187,6 +187,44 @@ def choose_attention(model:nn.Module,         # whose timm attention layers are 
         layer.fused_attn = torch.device(device).type != 'cpu'
     return len(layers)
 
+# %% ../nbs/04_training.ipynb #b6de0002
+def depthwise_layers(model:nn.Module)->list[nn.Conv2d]:
+    "The convolutions with one filter for each channel"
+    return [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)
+            and layer.groups == layer.in_channels > 1]
+
+class DepthwiseFloat32(Callback):
+    "Takes depthwise convolutions out of `Bf16`, for a CPU: in and out stay in bfloat16"
+    order = 55 # after `Bf16`
+    def enter(self, layer, args):
+        kind = args[0].device.type
+        self.casts.append(torch.is_autocast_enabled(kind) and torch.autocast(kind, enabled=False))
+        if self.casts[-1]:
+            self.casts[-1].__enter__()
+            return (args[0].float(),)
+
+    def leave(self, layer, args, out):
+        cast = self.casts.pop()
+        if cast:
+            cast.__exit__(None, None, None)
+            return None if out is None else out.bfloat16()
+
+    def before_fit(self):
+        self.casts, self.hooks = [], []
+        for layer in depthwise_layers(self.model):
+            self.hooks.append(layer.register_forward_pre_hook(self.enter))
+            self.hooks.append(layer.register_forward_hook(self.leave, always_call=True))
+
+    def after_fit(self):
+        for hook in self.hooks:
+            hook.remove()
+
+def bf16_callbacks(device:torch.device|str # where the model trains
+                  )->list[Callback]:
+    "What training in bfloat16 takes"
+    on_cpu = torch.device(device).type == 'cpu'
+    return [Bf16(), DepthwiseFloat32()] if on_cpu else [Bf16()]
+
 # %% ../nbs/04_training.ipynb #f6d07b87
 class EMA(FitCallback):
     "Moving average of the weights (timm's `ModelEmaV3`, decay warmed up): validates, ends with it"
@@ -317,12 +355,12 @@ def recipe_callbacks(recipe:Recipe,           # how to train
                      device:torch.device|str, # where
                     )->list[Callback]:
     "What a recipe brings into the training loop"
-    asked = {Bf16: recipe.bf16 and has_bf16(device),
-             partial(GradientClip, recipe.clip): recipe.clip,
+    half = bf16_callbacks(device) if recipe.bf16 and has_bf16(device) else []
+    asked = {partial(GradientClip, recipe.clip): recipe.clip,
              partial(EMA, recipe.ema): recipe.ema,
              partial(MixUp, recipe.mixup): recipe.mixup,
              AugmentedEvaluation: recipe.unsound}
-    return [make() for make, wanted in asked.items() if wanted]
+    return half + [make() for make, wanted in asked.items() if wanted]
 
 # %% ../nbs/04_training.ipynb #8cdabce9
 class FerLearner(Learner):
@@ -422,7 +460,7 @@ class ScalerState(FitCallback):
 @patch
 def to_fp32(self:FerLearner):
     "Train in float32"
-    return self.remove_cbs([MixedPrecision, ScalerState, Bf16])
+    return self.remove_cbs([MixedPrecision, ScalerState, Bf16, DepthwiseFloat32])
 
 @patch
 def to_fp16(self:FerLearner, **kwargs):
@@ -432,7 +470,7 @@ def to_fp16(self:FerLearner, **kwargs):
 @patch
 def to_bf16(self:FerLearner):
     "Train in bfloat16, on GPUs and CPUs"
-    return self.to_fp32().add_cb(Bf16())
+    return self.to_fp32().add_cbs(bf16_callbacks(self.dls.device))
 
 # %% ../nbs/04_training.ipynb #c0de0021
 @patch
