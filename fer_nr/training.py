@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['positive', 'not_negative', 'below_one', 'ranges', 'recipes', 'Recipe', 'clean_recipe', 'authors_recipe', 'get_recipe',
            'lr_schedule', 'LayerScale', 'LayerAdamW', 'LayerAdam', 'optimiser_of', 'recipe_groups', 'has_bf16', 'Bf16',
-           'choose_attention', 'depthwise_layers', 'DepthwiseFloat32', 'bf16_callbacks', 'EMA', 'FiniteLoss',
-           'device_name', 'Progress', 'top1', 'BatchMeanTop1', 'AugmentedEvaluation', 'softmax', 'largest',
-           'fastai_loss', 'about_images', 'recipe_callbacks', 'FerLearner', 'fer_learner', 'ScalerState',
+           'choose_attention', 'depthwise_layers', 'in_float32', 'DepthwiseFloat32', 'bf16_callbacks', 'EMA',
+           'FiniteLoss', 'device_name', 'Progress', 'top1', 'BatchMeanTop1', 'AugmentedEvaluation', 'softmax',
+           'largest', 'fastai_loss', 'about_images', 'recipe_callbacks', 'FerLearner', 'fer_learner', 'ScalerState',
            'load_learner', 'Clock', 'throughput', 'Checkpoint', 'averaged', 'bare', 'load_opt', 'load_state',
            'opt_tensors', 'random_state', 'save_state', 'set_random_state', 'replacing', 'write_json']
 
@@ -193,31 +193,24 @@ def depthwise_layers(model:nn.Module)->list[nn.Conv2d]:
     return [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)
             and layer.groups == layer.in_channels > 1]
 
+def in_float32(forward): # of a layer -> one that computes without autocast; out as it came in
+    "A layer's forward pass in float32"
+    def computed(x):
+        with torch.autocast(x.device.type, enabled=False):
+            return forward(x.float()).to(x.dtype)
+    return computed
+
 class DepthwiseFloat32(Callback):
-    "Takes depthwise convolutions out of `Bf16`, for a CPU: in and out stay in bfloat16"
-    order = 55 # after `Bf16`
-    def enter(self, layer, args):
-        kind = args[0].device.type
-        self.casts.append(torch.is_autocast_enabled(kind) and torch.autocast(kind, enabled=False))
-        if self.casts[-1]:
-            self.casts[-1].__enter__()
-            return (args[0].float(),)
-
-    def leave(self, layer, args, out):
-        cast = self.casts.pop()
-        if cast:
-            cast.__exit__(None, None, None)
-            return None if out is None else out.bfloat16()
-
+    "Takes depthwise convolutions out of `Bf16` during training, for a CPU"
+    order = 55 # after `EMA`, which copies the model
     def before_fit(self):
-        self.casts, self.hooks = [], []
-        for layer in depthwise_layers(self.model):
-            self.hooks.append(layer.register_forward_pre_hook(self.enter))
-            self.hooks.append(layer.register_forward_hook(self.leave, always_call=True))
+        self.layers = depthwise_layers(self.model)
+        for layer in self.layers:
+            layer.forward = in_float32(layer.forward)
 
     def after_fit(self):
-        for hook in self.hooks:
-            hook.remove()
+        for layer in self.layers:
+            del layer.forward # the class's again
 
 def bf16_callbacks(device:torch.device|str # where the model trains
                   )->list[Callback]:
