@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['VIEWS', 'Comparator', 'ModelMethod', 'random_crops', 'crop_grid', 'crop_views', 'RegionAttention', 'rank_biased_loss',
            'RAN', 'RANMethod', 'CertaintyHead', 'certain_images', 'rank_regularisation', 'relabelled', 'SCN',
-           'check_share', 'SCNMethod', 'feature_maps', 'class_maps', 'EAC', 'EACMethod', 'conv_bn',
+           'check_share', 'SCNMethod', 'feature_maps', 'check_places', 'class_maps', 'EAC', 'EACMethod', 'conv_bn',
            'CrossAttentionHead', 'DAN', 'affinity_loss', 'partition_loss', 'DANMethod', 'LinearProbe', 'ProbeMethod']
 
 # %% ../nbs/07_comparators.ipynb #4bcbfe21
+import copy
 from dataclasses import asdict, dataclass
 
 import torch
@@ -327,6 +328,17 @@ def feature_maps(trunk:nn.Module, # a convolutional network of timm
                          'convolutional network has them')
     return maps
 
+def check_places(plain:FERModel, # its trunk, a convolutional network
+                 who:str         # the method that asks
+                ):
+    "Raise one line unless the trunk's last feature maps have more than one place"
+    size = plain.resizer.size
+    with torch.no_grad():
+        maps = feature_maps(copy.deepcopy(plain.trunk).eval(), torch.zeros(1, 3, size, size))
+    if maps[0, 0].numel() == 1:
+        raise ValueError(f"{who} compares places in the last feature maps, and {plain.args['arch']} "
+                         f'leaves one at {size} px: expected a larger image or another trunk')
+
 def class_maps(maps:torch.Tensor,  # (B, C, h, w)
                weight:torch.Tensor # (K, C) of the linear classifier
               )->torch.Tensor:     # (B, K, h, w)
@@ -367,6 +379,7 @@ class EACMethod(ModelMethod):
     adds_to_loss = True
 
     def make(self, plain, n_classes):
+        check_places(plain, self.name)
         return EAC(plain, n_classes, self.consistency)
 
 # %% ../nbs/07_comparators.ipynb #eb479514
@@ -448,6 +461,7 @@ class DANMethod(ModelMethod):
             raise ValueError(f'heads is {self.heads}: expected 1 or more')
 
     def make(self, plain, n_classes):
+        check_places(plain, self.name)
         return DAN(plain, n_classes, self.heads)
 
 # %% ../nbs/07_comparators.ipynb #947ba2fb

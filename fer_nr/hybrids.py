@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RING', 'EDSRBlock', 'EDSR', 'average_weights', 'average_to', 'PyramidHead', 'PyramidTrunk', 'PSR', 'BranchLoss',
-           'PSRMethod', 'local_binary_patterns', 'texture', 'squeeze_excite', 'SelectiveFusion', 'resnet_maps',
+           'PSRMethod', 'local_binary_patterns', 'texture', 'squeeze_excite', 'SelectiveFusion', 'stage_maps',
            'TextureTransformer', 'VTFFTrunk', 'VTFF', 'VTFFMethod', 'plain_vit', 'unpatchify', 'MaskedTrunk', 'MVT',
            'MVTMethod', 'GatedHead', 'ViTSE', 'ViTSEMethod']
 
@@ -21,7 +21,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from .backbone import FERModel
-from .comparators import Comparator, ModelMethod, check_share
+from .comparators import Comparator, ModelMethod, check_places, check_share, feature_maps
 from .files import read_weights
 from .registry import part
 from .resizer import STN
@@ -269,11 +269,13 @@ class SelectiveFusion(nn.Module):
         return torch.lerp(texture, colour, self.weight(colour, texture))
 
 # %% ../nbs/07a_hybrids.ipynb #4d716cfe
-def resnet_maps(trunk:nn.Module, # a timm ResNet
-                x:torch.Tensor,  # (B, 3, S, S), normalised
-                stage:int=4      # last stage that runs, 1 to 4
-               )->torch.Tensor:  # (B, C, h, w)
-    "Feature maps of a ResNet after one of its stages"
+def stage_maps(trunk:nn.Module, # a convolutional network
+               x:torch.Tensor,  # (B, 3, S, S), normalised
+               stage:int=4      # last stage that runs, 1 to 4: below 4 of a timm ResNet alone
+              )->torch.Tensor:  # (B, C, h, w)
+    "Feature maps after one of the stages; raises `ValueError` for a trunk that has none"
+    if stage == 4:
+        return feature_maps(trunk, x)
     x = trunk.maxpool(trunk.act1(trunk.bn1(trunk.conv1(x))))
     for number in range(1, stage + 1):
         x = getattr(trunk, f'layer{number}')(x)
@@ -301,23 +303,23 @@ class TextureTransformer(nn.Module):
 
 # %% ../nbs/07a_hybrids.ipynb #a12ed327
 class VTFFTrunk(nn.Module):
-    "Colour and texture through a ResNet each, fused, then a transformer"
+    "Colour and texture through a network each, fused, then a transformer"
     def __init__(self,
-                 resnet:nn.Module, # a timm ResNet; the texture's begins as a copy
-                 size:int,         # side of the images, px
-                 stage:int=4,      # of the ResNets whose maps are taken
-                 depth:int=4,      # layers of the transformer
+                 cnn:nn.Module, # a convolutional network; the texture's begins as a copy
+                 size:int,      # side of the images, px
+                 stage:int=4,   # whose maps are taken; below 4 of a timm ResNet alone
+                 depth:int=4,   # layers of the transformer
                  inner_sigmoid:bool=True,
-                 lbp:bool=True     # with the texture
+                 lbp:bool=True  # with the texture
                 ):
         super().__init__()
         self.stage, self.lbp = stage, lbp
-        self.colour = resnet
+        self.colour = cnn
         with torch.no_grad():
-            maps = resnet_maps(copy.deepcopy(resnet).eval(), torch.zeros(1, 3, size, size), stage)
+            maps = stage_maps(copy.deepcopy(cnn).eval(), torch.zeros(1, 3, size, size), stage)
         channels, side = maps.shape[1], maps.shape[-1]
         if lbp:
-            self.texture = copy.deepcopy(resnet)
+            self.texture = copy.deepcopy(cnn)
             self.fuse = SelectiveFusion(channels, inner_sigmoid)
         self.transformer = TextureTransformer(channels, side, depth)
         self.num_features = 768
@@ -326,16 +328,16 @@ class VTFFTrunk(nn.Module):
                 images:torch.Tensor,  # (B, 3, S, S), normalised
                 textures:torch.Tensor # likewise
                )->torch.Tensor:       # (B, 768)
-        maps = resnet_maps(self.colour, images, self.stage)
+        maps = stage_maps(self.colour, images, self.stage)
         if self.lbp:
-            maps = self.fuse(maps, resnet_maps(self.texture, textures, self.stage))
+            maps = self.fuse(maps, stage_maps(self.texture, textures, self.stage))
         return self.transformer(maps)
 
 # %% ../nbs/07a_hybrids.ipynb #d843c800
 class VTFF(Comparator):
     "Visual transformers with feature fusion (Ma et al. 2021), 'LBP + CVT' in Table 4"
     def __init__(self,
-                 plain:FERModel,  # of a timm ResNet
+                 plain:FERModel,  # of a convolutional network
                  n_classes:int=8, # K
                  lbp_size:int=0,  # side at which the patterns are taken, px; 0: that of the faces
                  **trunk_args     # stage, depth, inner_sigmoid and lbp of `VTFFTrunk`
@@ -355,7 +357,7 @@ class VTFF(Comparator):
 @dataclass(frozen=True)
 class VTFFMethod(ModelMethod):
     "Colour and texture, fused, through a transformer (VTFF, Ma et al. 2021)"
-    stage: int = 4 # of the ResNets whose maps are taken, 1 to 4
+    stage: int = 4 # whose maps are taken; 1 to 3 of a timm ResNet alone
     depth: int = 4 # layers of the transformer, 1 or more
     lbp_size: int = 0 # side at which the patterns are taken, px; 0: that of the faces
     inner_sigmoid: bool = True # a sigmoid behind each part of the fusion weight too
@@ -369,9 +371,10 @@ class VTFFMethod(ModelMethod):
                              'expected 1 to 4, 1 or more, 0 or more')
 
     def make(self, plain, n_classes):
-        if not isinstance(plain.trunk, ResNet):
+        if self.stage < 4 and not isinstance(plain.trunk, ResNet):
             arch = plain.args['arch']
-            raise ValueError(f'vtff is built on a ResNet of timm, found arch {arch!r}')
+            raise ValueError(f'stage is {self.stage}: expected 4, as {arch} is no ResNet of timm')
+        check_places(plain, self.name)
         trunk_args = {k: getattr(self, k) for k in ('stage', 'depth', 'inner_sigmoid', 'lbp')}
         return VTFF(plain, n_classes, self.lbp_size, **trunk_args)
 
