@@ -1,26 +1,37 @@
-"The order of the gate, what runs beside it (notebooks, site), and real data where there is some."
+"The order of the gate, notebooks and the site in processes of their own, real data if there is some."
 import os
 import subprocess
 import sys
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from nbdev.config import get_config
 
-# notebooks first, the site and README last, everything else between
-GATE = {'test_notebooks.py': 0, 'test_site.py': 2, 'test_site_browser.py': 3}
+# Several processes (`make test` starts two) take one file after the other, the long ones first. What
+# the site's two files share is built once. Notebooks come last, one by one: they fill the gaps.
+SITE = 'test_site.py', 'test_site_browser.py'
+LONG = [*SITE, 'test_distributed.py', 'test_runs.py', 'test_sweep.py', 'test_package.py',
+        'test_backbone.py', 'test_experiments.py', 'test_campaign.py', 'test_lab.py']
+
+if 'PYTEST_XDIST_WORKER' in os.environ:
+    torch.set_num_threads(1)  # a core each
 
 
-def running(item):
-    "The notebook that a test wants to be run; None for all other tests"
-    return item.callspec.params.get('running') if hasattr(item, 'callspec') else None
+def place(item):
+    "Where a test stands in the order of all"
+    if 'notebook_to_run' in item.fixturenames:
+        return len(LONG) + 1
+    return LONG.index(item.path.name) if item.path.name in LONG else len(LONG)
 
 
 def pytest_collection_modifyitems(items):
-    "What a notebook's run came to is looked at late: it has begun before the first test"
-    items.sort(key=lambda item: 1.5 if running(item) else GATE.get(item.path.name, 1))
+    "Order, and which tests stay together in one process"
+    items.sort(key=place)
+    for item in items:
+        alone = 'notebook_to_run' in item.fixturenames
+        group = item.name if alone else 'site' if item.path.name in SITE else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 RUN = """
@@ -42,9 +53,10 @@ def in_its_own_process(code, argument):
                           capture_output=True, env=environment, cwd=get_config().config_path)
 
 
-def run_notebook(notebook):
-    "A notebook, as a reader would run it"
-    return in_its_own_process(RUN, notebook.absolute())
+@pytest.fixture
+def ran(notebook_to_run):
+    "What a notebook came to, run as a reader would run it"
+    return in_its_own_process(RUN, notebook_to_run.absolute())
 
 
 BUILD = """
@@ -52,47 +64,6 @@ import sys
 from tools.docs import build_site
 build_site(sys.argv[1])
 """
-
-
-def built_site():
-    "A temporary folder with the site in `html`; raises `RuntimeError` with Sphinx's words"
-    folder = tempfile.TemporaryDirectory()
-    result = in_its_own_process(BUILD, f'{folder.name}/html')
-    if result.returncode:
-        raise RuntimeError(result.stderr)
-    return folder
-
-
-RUNS = pytest.StashKey()
-SITE = pytest.StashKey()
-
-
-def pytest_collection_finish(session):
-    """All notebooks that are wanted begin to run, and after them the site is built, if it is wanted
-
-    One core is left to the other tests, if there are some.
-    """
-    wanted = [running(item) for item in session.items if running(item)]
-    if session.config.option.collectonly or not wanted:
-        return
-    others = len(wanted) < len(session.items)
-    pool = ThreadPoolExecutor(max(1, os.cpu_count() - others))
-    runs = {notebook: pool.submit(run_notebook, notebook) for notebook in wanted}
-    session.config.stash[RUNS] = pool, runs
-    if any('site' in item.fixturenames for item in session.items):
-        session.config.stash[SITE] = pool.submit(built_site)
-
-
-def pytest_sessionfinish(session):
-    pool, _ = session.config.stash.get(RUNS, (None, {}))
-    if pool:
-        pool.shutdown(cancel_futures=True)
-
-
-@pytest.fixture
-def runs(request):
-    "Notebook -> what its run will have come to"
-    return request.config.stash[RUNS][1]
 
 
 def folder_from(variable, what, *holds):
@@ -107,11 +78,12 @@ def folder_from(variable, what, *holds):
 
 
 @pytest.fixture(scope='session')
-def site(request):
-    "Folder of the site, built once"
-    begun = request.config.stash.get(SITE, None)
-    with begun.result() if begun else built_site() as folder:
-        yield Path(folder)/'html'
+def site(tmp_path_factory):
+    "Folder of the site, built once, in a process of its own; Sphinx's warnings are errors"
+    folder = tmp_path_factory.mktemp('site')/'html'
+    result = in_its_own_process(BUILD, folder)
+    assert result.returncode == 0, result.stderr[-4000:]
+    return folder
 
 
 @pytest.fixture(scope='session')

@@ -123,7 +123,6 @@ def test_version():
     assert f'__version__ = "{config.version}"' in text
 
 
-@pytest.mark.parametrize('running', story, ids=name_of)
-def test_runs(running, runs):
-    result = runs[running].result()
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+@pytest.mark.parametrize('notebook_to_run', story, ids=name_of)
+def test_runs(notebook_to_run, ran):
+    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]
