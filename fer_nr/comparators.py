@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['VIEWS', 'Comparator', 'ModelMethod', 'random_crops', 'crop_grid', 'crop_views', 'RegionAttention', 'rank_biased_loss',
-           'RAN', 'RANMethod', 'CertaintyHead', 'certain_images', 'rank_regularisation', 'relabelled', 'SCN',
-           'check_share', 'SCNMethod', 'feature_maps', 'check_places', 'class_maps', 'EAC', 'EACMethod', 'conv_bn',
-           'CrossAttentionHead', 'DAN', 'affinity_loss', 'partition_loss', 'DANMethod', 'LinearProbe', 'ProbeMethod']
+           'RAN', 'check_not_negative', 'RANMethod', 'CertaintyHead', 'certain_images', 'rank_regularisation',
+           'relabelled', 'SCN', 'check_share', 'SCNMethod', 'feature_maps', 'check_places', 'class_maps', 'EAC',
+           'EACMethod', 'conv_bn', 'CrossAttentionHead', 'DAN', 'affinity_loss', 'partition_loss', 'DANMethod',
+           'LinearProbe', 'ProbeMethod']
 
 # %% ../nbs/07_comparators.ipynb #4bcbfe21
 import copy
@@ -113,7 +114,7 @@ def crop_views(x:torch.Tensor,    # (B, C, S, S)
 
 # %% ../nbs/07_comparators.ipynb #f0b2b056
 class RegionAttention(nn.Module):
-    "Self-attention and relation attention over views (RAN, Wang et al. 2020, equations 3 to 6)"
+    "Self-attention and relation attention over views (RAN, Wang et al. 2020)"
     def __init__(self,
                  features:int,      # D, of each view
                  n_classes:int,     # K
@@ -194,6 +195,13 @@ class RAN(Comparator):
         return rank_biased_loss(seen, self.margin)
 
 # %% ../nbs/07_comparators.ipynb #d37505c1
+def check_not_negative(**values # name -> number
+                      ):
+    "Raise one line for a value below 0"
+    for name, value in values.items():
+        if not value >= 0:
+            raise ValueError(f'{name} is {value}: expected 0 or more')
+
 @part('method', 'ran', own_head=True)
 @dataclass(frozen=True)
 class RANMethod(ModelMethod):
@@ -210,8 +218,7 @@ class RANMethod(ModelMethod):
         is_random = self.views.startswith('random:') and crops.isdigit() and int(crops) > 0
         if self.views not in VIEWS and not is_random:
             raise ValueError(unknown('views', self.views, [*VIEWS, 'random:N']))
-        if self.margin < 0:
-            raise ValueError(f'margin is {self.margin}: expected 0 or more')
+        check_not_negative(margin=self.margin)
 
     def make(self, plain, n_classes):
         return RAN(plain, n_classes, self.views, self.softmax, self.margin, self.equal)
@@ -247,8 +254,10 @@ def rank_regularisation(alpha:torch.Tensor, # (B,) certainties
                         beta:float=.7,      # share of the batch that counts as certain
                         margin:float=.07    # δ1, by which the two groups' means should differ
                        )->torch.Tensor:     # scalar, >= 0
-    "max(0, δ1 - (mean of the certain group - mean of the rest)) (SCN, equation 3)"
+    "max(0, δ1 - (mean of the certain group - mean of the rest)) (SCN); 0 if a group is empty"
     certain = certain_images(alpha, beta)
+    if certain.all() or not certain.any():
+        return 0*alpha.sum()
     return (margin - (alpha[certain].mean() - alpha[~certain].mean())).clamp(min=0)
 
 # %% ../nbs/07_comparators.ipynb #ca6ffbe5
@@ -257,7 +266,7 @@ def relabelled(logits:torch.Tensor,      # (B, K), as the loss saw them
                margin:float=.2,          # δ2
                may:torch.Tensor|None=None # (B,) bool: images whose label may change; None: all
               )->torch.Tensor:           # (B,) labels
-    "The most probable class where it exceeds the label by more than δ2 (SCN, equation 4)"
+    "The most probable class where it exceeds the label by more than δ2 (SCN)"
     p = logits.detach().float().softmax(1)
     largest, answer = p.max(1)
     change = largest - p.gather(1, labels[:, None]).squeeze(1) > margin
@@ -307,6 +316,7 @@ class SCNMethod(ModelMethod):
 
     def __post_init__(self):
         check_share(beta=self.beta, relabel_from=self.relabel_from)
+        check_not_negative(delta1=self.delta1, delta2=self.delta2)
 
     def make(self, plain, n_classes):
         return SCN(plain, n_classes, self.beta, self.delta1)
@@ -378,6 +388,9 @@ class EACMethod(ModelMethod):
     name = 'eac'
     adds_to_loss = True
 
+    def __post_init__(self):
+        check_not_negative(consistency=self.consistency)
+
     def make(self, plain, n_classes):
         check_places(plain, self.name)
         return EAC(plain, n_classes, self.consistency)
@@ -389,7 +402,7 @@ def conv_bn(channels:int, out:int, kernel:tuple)->nn.Sequential:
     return nn.Sequential(nn.Conv2d(channels, out, kernel, padding=padding), nn.BatchNorm2d(out))
 
 class CrossAttentionHead(nn.Module):
-    "Spatial, then channel attention (DAN, Wen et al. 2021, section 3.2)"
+    "Spatial, then channel attention (DAN, Wen et al. 2021)"
     def __init__(self, features:int=512, half:int=256, squeezed:int=32):
         super().__init__()
         self.inner = conv_bn(features, half, (1, 1))
@@ -436,12 +449,12 @@ def affinity_loss(f:torch.Tensor,      # (B, D)
                   labels:torch.Tensor, # (B,)
                   centres:torch.Tensor # (K, D)
                  )->torch.Tensor:      # scalar, >= 0
-    "Mean squared distance to the class's centre, over the centres' variance (DAN, equation 2)"
+    "Mean squared distance to the class's centre, over the centres' variance (DAN)"
     return (f - centres[labels]).square().sum(1).mean() / centres.var(0).sum()
 
 def partition_loss(heads:torch.Tensor # (B, H, D)
                   )->torch.Tensor:    # scalar, > 0; 0 for one head
-    "log(1 + H / variance over the heads) (DAN, equation 7)"
+    "log(1 + H / variance over the heads) (DAN)"
     if heads.shape[1] < 2:
         return heads.new_zeros(())
     variance = heads.var(1).mean()

@@ -244,7 +244,7 @@ def squeeze_excite(channels:int, squeezed:int, out:int)->nn.Sequential:
 
 # %% ../nbs/07a_hybrids.ipynb #74e5a146
 class SelectiveFusion(nn.Module):
-    "Attentional selective fusion of two maps (VTFF, Ma et al. 2021, section 3.2)"
+    "Attentional selective fusion of two maps (VTFF, Ma et al. 2021)"
     def __init__(self,
                  channels:int,           # C
                  inner_sigmoid:bool=True # a sigmoid behind each part too

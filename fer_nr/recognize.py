@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BEFORE', 'BARS', 'View', 'views', 'face_table', 'answer_table', 'Recognizer', 'draw_shares', 'annotate',
-           'write_annotated', 'brief', 'fer_nr_predict', 'export_onnx', 'shipped_model']
+           'write_annotated', 'brief', 'check_outside', 'fer_nr_predict', 'export_onnx', 'shipped_model']
 
 # %% ../nbs/08_recognize.ipynb #118c3f55
 import os
@@ -277,6 +277,16 @@ def brief(faces:pd.DataFrame, # of a `Recognizer`
     return table
 
 # %% ../nbs/08_recognize.ipynb #6280f6be
+def check_outside(folder:str, # for annotated copies; '': none
+                  sources:list # photographs, videos, folders or patterns
+                 ):
+    "Raise one line if the copies would be found as photographs by the next call"
+    copies = Path(folder).resolve()
+    for source in map(Path, sources if folder else []):
+        if source.is_dir() and source.resolve() in (copies, *copies.parents):
+            raise ValueError(f'{folder} lies in {source}: expected a folder outside of it, '
+                             'or the next call takes the copies for photographs')
+
 @command
 def fer_nr_predict(
     photos:list, # photographs, videos, folders or patterns
@@ -288,6 +298,7 @@ def fer_nr_predict(
 ):
     "What ten people would say about each face: what they see in it, not what somebody feels"
     try:
+        check_outside(annotate, photos)
         recognize = Recognizer(model or None)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # they are printed below

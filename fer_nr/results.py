@@ -323,7 +323,7 @@ def waits_for(spec:RunSpec # of a row without a run
         needs.append("weights of timm's hub")
     if spec.img_size >= 224:
         needs.append('a GPU')
-    return ', '.join(needs) or 'its turn'
+    return ', '.join(needs) or 'not run yet'
 
 # %% ../nbs/06b_results.ipynb #32621373
 COLUMNS = ['row', 'paper', 'ours, %', '95 % interval', 'seeds × n', 'difference', 'p (Holm)',

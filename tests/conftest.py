@@ -25,6 +25,7 @@ def place(item):
     return LONG.index(item.path.name) if item.path.name in LONG else len(LONG)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups behind it
 def pytest_collection_modifyitems(items):
     "Order, and which tests stay together in one process"
     items.sort(key=place)

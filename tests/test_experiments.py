@@ -250,7 +250,7 @@ def test_table4_says_what_follows(tmp_path):
     assert (f'has {100*probe/fine:.0f} % of them ({probe:.2f}); '
             'the largest difference of any method is 10.01') in shown
     assert '*SCN* 2.0 (1.0)' in shown
-    assert '| MVT | control | | | | | | | its turn |' in shown
+    assert '| MVT | control | | | | | | | not run yet |' in shown
     assert '| CE | 70.00 | 59.99 | | SCN | 80.01 (+10.01*) | 59.99 (+0.00) |' in shown
     none = execute_as_one_line('table4', tmp_path, results=str(tmp_path/'nothing'), **asked)
     assert none.count("can't be said yet") == 2

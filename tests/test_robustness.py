@@ -1,4 +1,4 @@
-"""What 05a_robustness and 06a_studies cannot show: colour images, corruptions made by hand, real
+"""What 05a_robustness and 06d_studies cannot show: colour images, corruptions made by hand, real
 noise rates, the released recipe under a trace, a killed process"""
 import json
 import os

@@ -184,7 +184,7 @@ def toctree(pages: list[str], caption: str = '') -> dict:
 
 
 def chapters(pages: dict[Path, str]) -> dict[str, list[str]]:
-    "Pages of the story by chapter: `06a_runs` and `06b_sweep` belong to the one notebook `06_…`"
+    "Pages of the story by chapter: `06a_runs` and `06c_sweep` belong to the one notebook `06_…`"
     heads, found = {}, {}
     for notebook in sorted(pages):
         number, letter = NUMBERED.match(notebook.name).groups()
