@@ -17,7 +17,7 @@ demo: $(READY) ## Train Neural Resizer + a small Swin on synthetic faces, CPU, a
 	@$(VENV)/bin/fer_nr_run nbs/experiments/params/demo.yaml $(ARGS)
 
 test: $(READY) ## Run the whole gate in two processes: notebooks clean and exported, tests, site, notebooks run
-	@$(PY) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lab: $(READY) ## Open JupyterLab in nbs/, at the notebook with the controls
 	@cd nbs && $(PY) -m jupyterlab 10_lab.ipynb $(ARGS)

@@ -6,33 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from nbdev.config import get_config
 
-# Several processes (`make test` starts two) take one file after the other, the long ones first. What
-# the site's two files share is built once. Notebooks come last, one by one: they fill the gaps.
-SITE = 'test_site.py', 'test_site_browser.py'
-LONG = [*SITE, 'test_distributed.py', 'test_runs.py', 'test_sweep.py', 'test_package.py',
-        'test_backbone.py', 'test_experiments.py', 'test_campaign.py', 'test_lab.py']
+# Several processes (`make test` starts two) take one file after the other, the long ones first
+LONG = ['test_site.py', 'test_notebooks.py', 'test_distributed.py', 'test_runs.py', 'test_sweep.py',
+        'test_site_browser.py', 'test_howto.py', 'test_package.py', 'test_backbone.py',
+        'test_experiments.py', 'test_campaign.py', 'test_lab.py', 'test_checkpoint.py']
 
 if 'PYTEST_XDIST_WORKER' in os.environ:
     torch.set_num_threads(1)  # a core each
 
 
-def place(item):
-    "Where a test stands in the order of all"
-    if 'notebook_to_run' in item.fixturenames:
-        return len(LONG) + 1
-    return LONG.index(item.path.name) if item.path.name in LONG else len(LONG)
-
-
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups behind it
 def pytest_collection_modifyitems(items):
-    "Order, and which tests stay together in one process"
-    items.sort(key=place)
-    for item in items:
-        alone = 'notebook_to_run' in item.fixturenames
-        group = item.name if alone else 'site' if item.path.name in SITE else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
+    "The order of the files"
+    ranks = {name: rank for rank, name in enumerate(LONG)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(LONG)))
 
 
 RUN = """
@@ -80,10 +69,14 @@ def folder_from(variable, what, *holds):
 
 @pytest.fixture(scope='session')
 def site(tmp_path_factory):
-    "Folder of the site, built once, in a process of its own; Sphinx's warnings are errors"
-    folder = tmp_path_factory.mktemp('site')/'html'
-    result = in_its_own_process(BUILD, folder)
-    assert result.returncode == 0, result.stderr[-4000:]
+    "Folder of the site, built once for all processes; Sphinx's warnings are errors"
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if 'PYTEST_XDIST_WORKER' in os.environ else own
+    folder = shared/'site'
+    with FileLock(shared/'site.lock'):
+        if not folder.exists():
+            result = in_its_own_process(BUILD, folder)
+            assert result.returncode == 0, result.stderr[-4000:]
     return folder
 
 

@@ -245,14 +245,15 @@ def run_command(capsys, *args, **kwargs):
     return code, said.out, said.err
 
 
-def test_the_command_names_what_is_broken_and_goes_on(capsys, album, tiny):
+def test_the_command_names_what_is_broken_and_goes_on(capsys, album, tiny, tmp_path_factory):
+    seen = tmp_path_factory.mktemp('seen')
     code, out, err = run_command(capsys, [str(album)], csv=str(album/'out'/'faces.csv'),
-                                 annotate=str(album/'seen'), model=str(tiny))
+                                 annotate=str(seen), model=str(tiny))
     assert code == 1
     assert err.count('\n') == 2 and 'broken.jpg' in err and 'empty.png' in err
     assert 'a.jpg' in out and 'Traceback' not in err
     assert len(pd.read_csv(album/'out'/'faces.csv')) == 1
-    assert Image.open(album/'seen'/'a.jpg').size == Image.open(HOPPER).size
+    assert Image.open(seen/'a.jpg').size == Image.open(HOPPER).size
 
 
 def test_the_command_without_faces(capsys, album, tiny):
