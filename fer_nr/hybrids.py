@@ -374,7 +374,8 @@ class VTFFMethod(ModelMethod):
         if self.stage < 4 and not isinstance(plain.trunk, ResNet):
             arch = plain.args['arch']
             raise ValueError(f'stage is {self.stage}: expected 4, as {arch} is no ResNet of timm')
-        check_places(plain, self.name)
+        if self.stage == 4:
+            check_places(plain, self.name)
         trunk_args = {k: getattr(self, k) for k in ('stage', 'depth', 'inner_sigmoid', 'lbp')}
         return VTFF(plain, n_classes, self.lbp_size, **trunk_args)
 

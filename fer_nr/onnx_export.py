@@ -64,8 +64,7 @@ class Shares(nn.Module):
         super().__init__()
         if dtype not in ('float32', 'bfloat16'):
             raise ValueError(unknown('dtype', dtype, ('float32', 'bfloat16')))
-        self.half = dtype == 'bfloat16'
-        self.model = half_precision(model.eval()) if self.half else model.eval()
+        self.model = half_precision(model.eval()) if dtype == 'bfloat16' else model.eval()
         self.vocab = tuple(vocab)
         self.temperature = temperature
         self.grey = grey

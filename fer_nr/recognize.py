@@ -276,7 +276,7 @@ def brief(faces:pd.DataFrame, # of a `Recognizer`
     table['entropy'] = faces['entropy'].round(2)
     return table
 
-# %% ../nbs/08_recognize.ipynb #6280f6be
+# %% ../nbs/08_recognize.ipynb #6280f6c0
 def check_outside(folder:str, # for annotated copies; '': none
                   sources:list # photographs, videos, folders or patterns
                  ):
@@ -287,6 +287,7 @@ def check_outside(folder:str, # for annotated copies; '': none
             raise ValueError(f'{folder} lies in {source}: expected a folder outside of it, '
                              'or the next call takes the copies for photographs')
 
+# %% ../nbs/08_recognize.ipynb #6280f6be
 @command
 def fer_nr_predict(
     photos:list, # photographs, videos, folders or patterns

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COST', 'BEGIN', 'EVALUATION', 'read_tables', 'specs_of', 'say', 'unpublished', 'is_taken', 'sweep', 'image_shape',
-           'cost_key', 'data_key', 'outline', 'gflop', 'KnownSpeeds', 'experience', 'reported', 'operations',
+           'cost_key', 'data_key', 'outline', 'gflop', 'reported', 'KnownSpeeds', 'experience', 'operations',
            'expected_speed', 'estimate', 'images_of', 'clock', 'plan', 'show_plan', 'starter', 'connect',
            'check_workers', 'on_worker', 'ended', 'say_progress', 'on_cluster', 'fer_nr_sweep', 'fer_nr_tables']
 
@@ -150,6 +150,12 @@ def gflop(spec:RunSpec,  # the run
         model(face)
     return counter.get_total_flops()/1e9
 
+# %% ../nbs/06c_sweep.ipynb #b17e5901
+def reported(spec:RunSpec, runs:Path|str)->dict|None:
+    "What a run reported last, if it says how far it is and how fast"
+    report = progress(Path(runs)/spec.id)
+    return report if report and report['images_per_s'] > 0 else None
+
 # %% ../nbs/06c_sweep.ipynb #b17e5900
 @dataclass
 class KnownSpeeds:
@@ -186,11 +192,6 @@ def experience(recs:list[dict],         # records
     speeds = {key: median(speed for other, _, speed in measured if other == key)
               for key in examples}
     return KnownSpeeds(device, speeds, examples, images)
-
-def reported(spec:RunSpec, runs:Path|str)->dict|None:
-    "What a run reported last, if it says how far it is and how fast"
-    report = progress(Path(runs)/spec.id)
-    return report if report and report['images_per_s'] > 0 else None
 
 # %% ../nbs/06c_sweep.ipynb #65a7e372
 @lru_cache(maxsize=None)
