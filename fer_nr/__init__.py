@@ -1,10 +1,11 @@
-"Facial expression recognition from small faces: a Neural Resizer in front of pretrained vision transformers, trained with F-PDLS"
+"Facial expressions from small faces: a Neural Resizer in front of a vision transformer"
 __version__ = "0.1.0"
 
 import sys
 import warnings
 
-warnings.filterwarnings('ignore', '`torch.jit.script` is deprecated', FutureWarning) # of fastai's, whenever it is imported
+# fastai's, whenever it is imported
+warnings.filterwarnings('ignore', '`torch.jit.script` is deprecated', FutureWarning)
 
 
 def _stopped_while_loading(kind, error, traceback):

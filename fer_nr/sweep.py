@@ -10,7 +10,7 @@ __all__ = ['COST', 'BEGIN', 'EVALUATION', 'read_tables', 'specs_of', 'say', 'unp
 
 # %% ../nbs/06c_sweep.ipynb #170ab3d4
 import json, math, sys, time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -33,7 +33,7 @@ from .training import device_name
 
 # %% ../nbs/06c_sweep.ipynb #e69dc24e
 def read_tables(args:list[str], # tables and name=value pairs; budget=NAME replaces their budgets
-                rows:str=''     # only rows whose name contains this
+                rows:str=''     # only the row of this name, or those whose name contains it
                )->list[dict]:   # as from `load_table`
     "The tables of a command line; raises `ValueError` or `FileNotFoundError` in one line"
     names = [arg for arg in args if '=' not in arg or Path(arg).exists()]
@@ -43,11 +43,13 @@ def read_tables(args:list[str], # tables and name=value pairs; budget=NAME repla
     pairs = [arg for arg in args if arg not in names and not arg.startswith('budget=')]
     budget, change = budgets[-1] if budgets else None, read_params(pairs)
     tables = [load_table(find_table(name), change, budget) for name in names]
-    known = '; '.join(row['name'] for table in tables for row in table['rows'])
+    known = [row['name'] for table in tables for row in table['rows']]
+    chosen = [name for name in known if name == rows] or [name for name in known if rows in name]
+    if not chosen:
+        raise ValueError(f"no row's name contains {rows!r}: expected part of one of "
+                         + '; '.join(known))
     for table in tables:
-        table['rows'] = [row for row in table['rows'] if rows in row['name']]
-    if not any(table['rows'] for table in tables):
-        raise ValueError(f"no row's name contains {rows!r}: expected part of one of {known}")
+        table['rows'] = [row for row in table['rows'] if row['name'] in chosen]
     return tables
 
 # %% ../nbs/06c_sweep.ipynb #414a954e
@@ -56,15 +58,16 @@ def specs_of(tables:list[dict], # as from `read_tables`
             )->list[RunSpec]:
     "The runs of tables in their order: the first seed of all rows, then the second"
     first = [row['spec'] for table in tables for row in table['rows'] if row['spec']]
-    specs = {}
+    specs, left_out = {}, Counter()
     for number in range(seeds):
         for spec in first:
             spec = replace(spec, seed=spec.seed+number)
             try:
                 specs[spec.id] = spec
             except FileNotFoundError as error: # its weights
-                if number == 0:
-                    say(f'left out: {error}')
+                left_out[str(error)] += 1
+    for error, runs in left_out.items():
+        say(f'left out, {runs} {"run" if runs == 1 else "runs"}: {error}')
     return list(specs.values())
 
 def say(message):
@@ -412,7 +415,7 @@ def on_cluster(specs:list[RunSpec],     # what to run, in this order
 @command
 def fer_nr_sweep(
     tables:list, # YAML files or names in params/tables, and name=value pairs that change every row
-    rows:str='', # only rows whose name contains this
+    rows:str='', # only the row of this name, or those whose name contains it
     seeds:int=1, # seeds of each row: 0, 1, …
     limit:int=0, # runs to start at most; 0: all
     budget:float=0., # minutes; what would not end in time is not started; 0: no end
@@ -449,7 +452,7 @@ def fer_nr_sweep(
 @command
 def fer_nr_tables(
     tables:list=('table1',), # as for `fer_nr_sweep`
-    rows:str='', # only rows whose name contains this
+    rows:str='', # only the row of this name, or those whose name contains it
     format:Literal['text', 'md', 'html']='text', # md: Markdown
     runs:str='runs', # folder of runs
     results:str='results', # folder of published records

@@ -253,11 +253,12 @@ def test_numbers_of_the_poster():
     assert len(numbers) == 15 and numbers <= {round(100*right/3191, 2) for right in range(3192)}
 
 
-def test_the_programme():
+def test_the_programme(weights, monkeypatch):
     """One budget with the recipe's own values; tables share their runs
 
     The baseline and the proposal come first, and Table 4's part has the same epochs and images.
     """
+    monkeypatch.setenv('FER_NR_WEIGHTS', str(weights))
     specs = specs_of(read_tables(['table2', 'table3', 'controls'], rows=''))
     tiny = [spec for spec in specs if spec.arch.startswith('vit_tiny')]
     budget = spec_from(read_params([str(params_folder()/f'{name}.yaml')
