@@ -13,17 +13,16 @@ from fastcore.basics import patch
 from .checkpoint import FitCallback
 from .comparators import certain_images, relabelled
 from .distil import teacher_shares
-from .training import bare
+from .training import ModelChange, bare
 
 # %% ../nbs/07b_relabel.ipynb #66640901
-class AuxiliaryLoss(Callback):
+class AuxiliaryLoss(ModelChange):
     "Adds `model.auxiliary(what observe saw, targets)` to the loss of each training batch"
     order = -6 # before `FiniteLoss`, which looks at the sum
+    seen, hook = None, None
 
     def before_train(self):
-        model = bare(self.model)
-        self.seen = None
-        self.hook = model.observe.register_forward_hook(self.listen)
+        self.hook = bare(self.model).observe.register_forward_hook(self.listen)
 
     def listen(self, module, args, output):
         self.seen = output
@@ -37,7 +36,12 @@ class AuxiliaryLoss(Callback):
         self.seen = self.seen.detach() # the graph may go
 
     def after_train(self):
-        self.hook.remove()
+        self.release()
+
+    def release(self):
+        if self.hook:
+            self.hook.remove()
+        self.seen, self.hook = None, None
 
 # %% ../nbs/07b_relabel.ipynb #acc340ed
 class Relabel(Callback):

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['positive', 'not_negative', 'below_one', 'ranges', 'recipes', 'Recipe', 'clean_recipe', 'authors_recipe', 'get_recipe',
-           'lr_schedule', 'LayerScale', 'LayerAdamW', 'LayerAdam', 'optimiser_of', 'recipe_groups', 'has_bf16', 'Bf16',
-           'choose_attention', 'depthwise_layers', 'in_float32', 'DepthwiseFloat32', 'bf16_callbacks', 'EMA',
-           'FiniteLoss', 'device_name', 'Progress', 'top1', 'BatchMeanTop1', 'AugmentedEvaluation', 'softmax',
-           'largest', 'fastai_loss', 'about_images', 'recipe_callbacks', 'FerLearner', 'fer_learner', 'ScalerState',
-           'load_learner', 'Clock', 'throughput', 'Checkpoint', 'averaged', 'bare', 'load_opt', 'load_state',
-           'opt_tensors', 'random_state', 'save_state', 'set_random_state', 'replacing', 'write_json']
+           'lr_schedule', 'LayerScale', 'LayerAdamW', 'LayerAdam', 'optimiser_of', 'recipe_groups', 'has_bf16',
+           'ModelChange', 'Bf16', 'choose_attention', 'depthwise_layers', 'in_float32', 'DepthwiseFloat32',
+           'bf16_callbacks', 'EMA', 'FiniteLoss', 'device_name', 'Progress', 'top1', 'BatchMeanTop1',
+           'AugmentedEvaluation', 'softmax', 'largest', 'fastai_loss', 'about_images', 'recipe_callbacks', 'FerLearner',
+           'fer_learner', 'ScalerState', 'load_learner', 'Clock', 'throughput', 'Checkpoint', 'averaged', 'bare',
+           'load_opt', 'load_state', 'opt_tensors', 'random_state', 'save_state', 'set_random_state', 'replacing',
+           'write_json']
 
 # %% ../nbs/04_training.ipynb #74e2aba3
 import math
@@ -155,9 +156,19 @@ def has_bf16(device:torch.device|str # where the model computes
     probes = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
     return kind == 'cpu' and any(getattr(torch.cpu, probe, bool)() for probe in probes)
 
-class Bf16(Callback):
+class ModelChange(Callback):
+    "Changes the model while it trains; `release` takes that back, and may be called twice"
+    def release(self):
+        raise NotImplementedError
+
+    def after_fit(self):
+        self.release()
+
+class Bf16(ModelChange):
     "Runs the forward pass of training under bfloat16 `autocast`; the logits come out as float32"
     order = 54 # after `EMA`, which copies the model: without these hooks
+    hooks, cast = (), None
+
     def enter(self, module, args):
         self.cast = torch.autocast(args[0].device.type, torch.bfloat16) if module.training else None
         if self.cast:
@@ -173,9 +184,11 @@ class Bf16(Callback):
         self.hooks = [self.model.register_forward_pre_hook(self.enter),
                       self.model.register_forward_hook(self.leave, always_call=True)]
 
-    def after_fit(self):
+    def release(self):
+        self.leave(None, None, None) # an interrupted forward pass
         for hook in self.hooks:
             hook.remove()
+        self.hooks = ()
 
 # %% ../nbs/04_training.ipynb #a77e0002
 def choose_attention(model:nn.Module,         # whose timm attention layers are set
@@ -200,17 +213,20 @@ def in_float32(forward): # of a layer -> one that computes without autocast; out
             return forward(x.float()).to(x.dtype)
     return computed
 
-class DepthwiseFloat32(Callback):
+class DepthwiseFloat32(ModelChange):
     "Takes depthwise convolutions out of `Bf16` during training, for a CPU"
     order = 55 # after `EMA`, which copies the model
+    layers = ()
+
     def before_fit(self):
         self.layers = depthwise_layers(self.model)
         for layer in self.layers:
             layer.forward = in_float32(layer.forward)
 
-    def after_fit(self):
+    def release(self):
         for layer in self.layers:
             del layer.forward # the class's again
+        self.layers = ()
 
 def bf16_callbacks(device:torch.device|str # where the model trains
                   )->list[Callback]:
@@ -361,15 +377,21 @@ class FerLearner(Learner):
     first_epoch, fitting = 0, False
 
     def fit(self, n_epoch, *args, **kwargs):
-        "As fastai's; whatever happens, the loss is again what it was (MixUp and CutMix change it)"
+        "As fastai's; whatever happens, model and loss are afterwards as if it had ended"
         changing, mixup = private_states(self), self.recipe.mixup
         if changing and mixup:
             raise ValueError(f'mixup={mixup} with {changing[0]}, which changes labels: expected 0')
-        loss_func, self.fitting, self.first_epoch = self.loss_func, True, 0
+        model, loss_func = self.model, self.loss_func
+        self.fitting, self.first_epoch = True, 0
         try:
             super().fit(n_epoch, *args, **kwargs)
+        except BaseException: # fastai calls no `after_fit` for an error or Ctrl-C
+            self.model = model # validation had the average of the weights
+            for change in self.cbs.filter(lambda cb: isinstance(cb, ModelChange)):
+                change.release()
+            raise
         finally:
-            self.loss_func, self.fitting = loss_func, False
+            self.loss_func, self.fitting = loss_func, False # MixUp and CutMix change the loss
 
     def _do_fit(self):
         for self.epoch in range(self.first_epoch, self.n_epoch):

@@ -7,7 +7,7 @@ from fer_nr.backbone import fer_model
 from fer_nr.data import face_dls, synthetic
 from fer_nr.loss import CrossEntropy, SoftVoteCE
 from fer_nr.resizer import NeuralResizer
-from fer_nr.training import Callback, fer_learner, get_recipe
+from fer_nr.training import Callback, bf16_callbacks, fer_learner, get_recipe
 
 
 @pytest.fixture(scope='module')
@@ -47,6 +47,42 @@ class Stop(Callback):
     def after_batch(self):
         if self.training and self.train_iter == 6:
             raise KeyboardInterrupt
+
+
+class CtrlC(Callback):
+    "Ctrl-C in the middle of a forward pass: of the first batch in training, or in validation"
+    def __init__(self, training):
+        self.wanted = training
+
+    def before_fit(self):
+        self.hook = self.model.register_forward_hook(self.interrupt) if self.wanted else None
+
+    def interrupt(self, module, args, out):
+        raise KeyboardInterrupt
+
+    def before_validate(self):
+        if not self.wanted:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('ema', [0., .9])
+def test_an_interrupted_fit_leaves_the_next_alone(faces, training, ema):
+    "Ctrl-C, then the same learner again: the very model trains, once, and outside nothing is bf16"
+    learn = tiny(faces, ema=ema, bf16=False)
+    learn.add_cbs(bf16_callbacks('cpu'))
+    model, interrupt = learn.model, CtrlC(training)
+    with pytest.raises(KeyboardInterrupt), learn.added_cbs([interrupt]), learn.no_bar():
+        learn.fit_recipe(1)
+    if training:
+        interrupt.hook.remove()
+    assert learn.model is model and not torch.is_autocast_enabled('cpu')
+    assert not model._forward_hooks and not model._forward_pre_hooks
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with learn.no_bar():
+        learn.fit_recipe(1)
+    assert not equal(model.state_dict(), before)
+    assert not torch.is_autocast_enabled('cpu') and not model._forward_hooks
 
 
 @pytest.mark.parametrize('target', ['labels', 'votes'])
