@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ARCHS', 'SOURCES', 'check_arch', 'build_trunk', 'misfit', 'resampled_tables', 'trunk_with', 'trunk_from_file',
-           'trunk_from_hub', 'make_trunk', 'mlp_head', 'linear_head', 'FERModel', 'trunk_size', 'fer_model',
-           'scaled_groups', 'param_groups', 'resizer_args', 'resizer_of', 'save_weights', 'load_weights', 'load_model',
-           'find_method']
+           'trunk_from_hub', 'make_trunk', 'mlp_head', 'linear_head', 'FERModel', 'pooled_features', 'trunk_size',
+           'fer_model', 'scaled_groups', 'param_groups', 'resizer_args', 'resizer_of', 'save_weights', 'load_weights',
+           'load_model', 'find_method']
 
 # %% ../nbs/03_backbone.ipynb #12afe0b2
 import copy
@@ -215,6 +215,11 @@ class FERModel(nn.Module):
                )->torch.Tensor: # logits (B, K)
         return self.head(self.features(x))
 
+def pooled_features(trunk:nn.Module # of timm
+                   )->int:          # D of its pooled features, which are not always its maps'
+    "How many numbers the trunk gives for an image"
+    return getattr(trunk, 'head_hidden_size', None) or trunk.num_features
+
 def trunk_size(arch:str, resizer:nn.Module|None, img_size:int|None)->int: # px
     "Side of the images that the trunk sees: the resizer's, else the one asked for, else timm's"
     published = timm.get_pretrained_cfg(arch).input_size[-1]
@@ -253,9 +258,8 @@ def fer_model(arch:str, # a timm model, with or without the tag of its weights: 
         resizer = NeuralResizer('bilinear', down='none', up_size=size, size=size)
     if augment is not None:
         resizer.augment = augment
-    features = getattr(trunk, 'head_hidden_size', None) or trunk.num_features
     mean, std = trunk.pretrained_cfg['mean'], trunk.pretrained_cfg['std']
-    model = FERModel(resizer, trunk, make_head(features, n_classes), mean, std)
+    model = FERModel(resizer, trunk, make_head(pooled_features(trunk), n_classes), mean, std)
     own = {name: value for name, value in timm_args.items() if name not in SOURCES}
     model.args = dict(own, arch=arch, n_classes=n_classes, head=head)
     return model

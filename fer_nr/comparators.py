@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .backbone import FERModel, fer_model
+from .backbone import FERModel, fer_model, pooled_features
 from .methods import Method
 from .registry import part, unknown
 
@@ -64,8 +64,12 @@ class ModelMethod(Method):
         "The model, with the arguments that build it again in `.args`"
         plain = fer_model(arch, resizer, n_classes, head='linear', **kwargs)
         model = self.make(plain, n_classes)
-        model.args = dict(plain.args, method=self.name, method_args=asdict(self))
+        model.args = dict(plain.args, method=self.name, method_args=self.rebuild_args())
         return model
+
+    def rebuild_args(self)->dict:
+        "The arguments that build the model again, whose weights are read afterwards"
+        return asdict(self)
 
     def callbacks(self, epochs:int)->list:
         "What adds the model's own term to the loss, if it has one"
@@ -170,7 +174,7 @@ class RAN(Comparator):
                  margin:float=.02,    # of the loss that it adds
                  equal:bool=False     # all views count the same: the control
                 ):
-        head = RegionAttention(plain.trunk.num_features, n_classes, softmax, equal)
+        head = RegionAttention(pooled_features(plain.trunk), n_classes, softmax, equal)
         super().__init__(plain, head)
         self.views, self.margin = views, margin
         self.random = int(views.removeprefix('random:')) if views.startswith('random:') else 0
@@ -283,7 +287,7 @@ class SCN(Comparator):
                  beta:float=.7,     # share of a batch that counts as certain
                  margin:float=.07   # δ1 of the rank regularisation
                 ):
-        super().__init__(plain, CertaintyHead(plain.trunk.num_features, n_classes))
+        super().__init__(plain, CertaintyHead(pooled_features(plain.trunk), n_classes))
         self.beta, self.margin = beta, margin
 
     def forward(self, x:torch.Tensor # (B, 1 or 3, H, W) in [0, 1]
@@ -393,6 +397,9 @@ class EACMethod(ModelMethod):
 
     def make(self, plain, n_classes):
         check_places(plain, self.name)
+        if pooled_features(plain.trunk) != plain.trunk.num_features:
+            raise ValueError(f"eac weighs the last feature maps by its classifier, and "
+                             f"{plain.args['arch']} has a layer between them: expected another trunk")
         return EAC(plain, n_classes, self.consistency)
 
 # %% ../nbs/07_comparators.ipynb #eb479514
@@ -481,7 +488,7 @@ class DANMethod(ModelMethod):
 class LinearProbe(Comparator):
     "A linear layer on a frozen trunk: always in evaluation mode, no gradient reaches it"
     def __init__(self, plain:FERModel, n_classes:int=8):
-        super().__init__(plain, nn.Linear(plain.trunk.num_features, n_classes))
+        super().__init__(plain, nn.Linear(pooled_features(plain.trunk), n_classes))
         self.trunk.requires_grad_(False)
 
     def train(self, mode:bool=True):

@@ -22,6 +22,7 @@ from fastai.distributed import DistributedDL
 from fastai.torch_core import num_distrib, rank_distrib, to_detach
 
 from .checkpoint import private_states
+from .face_trunks import UnfoldedBatchNorm
 from .files import write_json
 from .runs import build_learner, load_faces
 from .spec import RunSpec
@@ -70,10 +71,13 @@ class OwnRandom(Callback):
 # %% ../nbs/06e_distributed.ipynb #4fabdd67
 def share_training(learn, # a learner, as `build_learner` makes it
                   ):
-    "Let this process take its share; raises `ValueError` if a callback changes labels"
+    "Let this process take its share; raises `ValueError` if each would learn something else"
     for name in private_states(learn):
         raise ValueError(f'{name} changes labels while it trains, in each process others: '
                          f'expected one process, found {num_distrib()}')
+    if any(isinstance(layer, UnfoldedBatchNorm) for layer in learn.model.modules()):
+        raise ValueError('the face network takes over the statistics of its first batch, in each '
+                         f'process others: expected one process, found {num_distrib()}')
     learn.dls.loaders = [ShareDL(dl) for dl in learn.dls.loaders]
     learn.add_cb(OwnRandom())
 

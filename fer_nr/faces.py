@@ -39,13 +39,16 @@ def vote_entropy(votes, # (N, K) counts, rows of zeros give 0
                 )->torch.Tensor: # float32 (N,), bits, in [0, log2 K]
     "Entropy of each face's votes"
     votes = torch.as_tensor(votes).float()
-    share = votes / votes.sum(1, keepdim=True).clamp(min=1)
+    share = votes / votes.sum(1, keepdim=True).clamp(min=1e-9)
     return torch.special.entr(share).sum(1) / math.log(2)
 
 # %% ../nbs/00_data.ipynb #cc6fcb41
 def fleiss_kappa(votes, # (N, K) counts; faces with fewer than two votes are left out
                 )->float: # 1: all agree, 0: as by chance
-    "Fleiss' kappa (Fleiss 1971), with as many annotators a face as it has votes"
+    """Fleiss' kappa (Fleiss 1971), with as many annotators a face as it has votes
+
+    NaN where nobody has two votes, or all votes are for one class: then there is no chance to beat.
+    """
     votes = torch.as_tensor(votes).double()
     votes = votes[votes.sum(1) >= 2]
     n = votes.sum(1)

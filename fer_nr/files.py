@@ -26,7 +26,7 @@ from .registry import near_names
 __all__ = ['printable', 'regular_file', 'replacing', 'remove_leftovers', 'write_json', 'read_json',
            'text_encoding', 'read_text', 'save_tensors', 'load_tensors', 'read_metadata',
            'read_weights', 'check_tensors',
-           'in_processes', 'new_images', 'write_images', 'blank_images', 'decode_once']
+           'cores', 'in_processes', 'new_images', 'write_images', 'blank_images', 'decode_once']
 
 
 def printable(text) -> str:
@@ -296,6 +296,13 @@ def _start_worker(parent: int):
     threading.Thread(target=watch, daemon=True).start()
 
 
+def cores() -> int:
+    "Processors that this process may use"
+    if hasattr(os, 'sched_getaffinity'):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def in_processes(function: Callable, pieces: list[tuple], what: str, each: int = 1) -> Iterator:
     """Results of `function(*piece)`, in order, computed in as many processes as there are cores.
 
@@ -303,8 +310,7 @@ def in_processes(function: Callable, pieces: list[tuple], what: str, each: int =
     process was killed, and the first error of a piece without its traceback.
     """
     from tqdm import tqdm
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    workers = min(cores or 1, len(pieces))
+    workers = min(cores(), len(pieces))
     bar = dict(total=len(pieces), desc=what, unit=' faces', unit_scale=each, delay=1)
     if workers < 2:
         yield from tqdm((function(*piece) for piece in pieces), **bar)

@@ -11,8 +11,7 @@ __all__ = ['RING', 'EDSRBlock', 'EDSR', 'average_weights', 'average_to', 'Pyrami
 # %% ../nbs/07a_hybrids.ipynb #d2638a2a
 import copy
 import math
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +20,8 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from .backbone import FERModel
-from .comparators import Comparator, ModelMethod, check_places, check_share, feature_maps
+from .comparators import Comparator, ModelMethod, check_not_negative, check_places
+from .comparators import check_share, feature_maps
 from .files import read_weights
 from .registry import part
 from .resizer import STN
@@ -175,14 +175,23 @@ class BranchLoss(nn.Module):
                )->torch.Tensor:
         if logits.ndim == 2:
             return self.loss(logits, target)
-        return self.loss(logits.flatten(0, 1), target.repeat_interleave(logits.shape[1], 0))
+        return torch.stack([self.loss(branch, target) for branch in logits.unbind(1)]).mean(0)
+
+    @property
+    def reduction(self): # fastai's MixUp wants a loss for each image
+        return self.loss.reduction
+
+    @reduction.setter
+    def reduction(self, reduction):
+        self.loss.reduction = reduction
 
 # %% ../nbs/07a_hybrids.ipynb #70f86dc7
-@part('method', 'psr', own_head=True)
+@part('method', 'psr', own_head=True, files=('sr_weights',))
 @dataclass(frozen=True)
 class PSRMethod(ModelMethod):
     "Three sizes of a face, one of them super-resolved (PSR, Vo et al. 2020)"
     sr_weights: str = '' # weight file of EDSR-baseline x2; '': begin as bilinear interpolation
+    bilinear: bool = True # add bilinear interpolation to the super-resolution's output?
     sr_lr: float = .01 # factor on the learning rate of spatial transformer and super-resolution
     shared_lr: float = .5 # factor on that of what the branches share
     name = 'psr'
@@ -197,13 +206,18 @@ class PSRMethod(ModelMethod):
             arch = plain.args['arch']
             raise ValueError(f'psr is built on vgg16_bn, found arch {arch!r}')
         sr = None
-        if self.sr_weights:
+        if self.sr_weights or not self.bilinear:
             sr = EDSR(bilinear=False)
-            sr.load_state_dict(read_weights(Path(self.sr_weights)))
+        if self.sr_weights:
+            from fer_nr.spec import weight_file # fastai, for those who train
+            sr.load_state_dict(read_weights(weight_file(self.sr_weights, 'sr_weights')))
         model = PSR(plain, n_classes, sr)
         model.lr_scale = {'trunk.stn': self.sr_lr, 'trunk.sr': self.sr_lr,
                           'trunk.tail': self.shared_lr, 'head': self.shared_lr}
         return model
+
+    def rebuild_args(self): # a saved model holds the file's weights
+        return asdict(self) | dict(sr_weights='', bilinear=self.bilinear and not self.sr_weights)
 
     def wrap_loss(self, loss):
         return BranchLoss(loss)
@@ -454,6 +468,7 @@ class MVTMethod(ModelMethod):
 
     def __post_init__(self):
         check_share(relabel_from=self.relabel_from)
+        check_not_negative(delta2=self.delta2)
         if self.depth < 1:
             raise ValueError(f'depth is {self.depth}: expected 1 or more')
 

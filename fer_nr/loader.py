@@ -128,7 +128,7 @@ class FaceDL(TfmdDL):
         functions.setdefault('after_item', ClassNames(self.vocab))
         super().__init__(dataset, bs=max(1, min(bs, len(dataset))), shuffle=shuffle,
                          drop_last=drop_last, num_workers=0, do_setup=False, **functions)
-        self.target, self.seed, self.resident = target, seed, resident
+        self.target, self.seed, self.resident, self.asked_bs = target, seed, resident, bs
         self.epoch, self.skip, self.c, self.positions = 0, 0, len(self.vocab), None
         face = GreyFace if dataset.images.shape[1] == 1 else TensorImage
         self._n_inp, self._types = 1, {tuple: [face, TensorCategory]}
@@ -233,8 +233,8 @@ def new(self:FaceDL,
     elif list(dataset.vocab) != list(self.vocab):
         found, expected = (', '.join(vocab) for vocab in (dataset.vocab, self.vocab))
         raise ValueError(f'classes are {found}: expected {expected}')
-    names = ('bs', 'shuffle', 'drop_last', 'target', 'device', 'seed', 'resident', 'after_batch')
-    same = {name: getattr(self, name) for name in names}
+    names = ('shuffle', 'drop_last', 'target', 'device', 'seed', 'resident', 'after_batch')
+    same = {name: getattr(self, name) for name in names} | dict(bs=self.asked_bs)
     return (cls or type(self))(dataset, **(same | kwargs))
 
 @patch

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'triangle_weights', 'HalfTrunk', 'half_precision', 'Shares', 'onnx_session', 'OnnxShares', 'halve_weights',
-           'quantize', 'trace_onnx', 'shipped_model', 'read_run', 'load_shares', 'onnx_difference', 'export_onnx']
+           'quantize', 'trace_onnx', 'shipped_model', 'about_model', 'read_run', 'load_shares', 'onnx_difference',
+           'export_onnx']
 
 # %% ../nbs/08_onnx.ipynb #46f8a5cc
 import copy
@@ -190,15 +191,22 @@ def shipped_model()->Path: # fer_nr's own model, inside the package
                                 'give a weight file or the folder of a run')
     return path
 
+def about_model(meta:dict # of a model's file
+               )->dict:  # vocab (None: not said), temperature, grey
+    "What a file says of classes and images: the shipped one, or what a training left"
+    channels = meta.get('images', [1])[0]
+    return dict(vocab=meta.get('vocab') or meta.get('classes'),
+                temperature=meta.get('temperature', 1.), grey=meta.get('grey', channels == 1))
+
 def read_run(folder:Path|str # of a run, with best.safetensors and record.json
             )->tuple[FERModel, dict]: # its model; vocab, temperature and grey from its record
     "What a run has left"
     folder = Path(folder)
     record = read_json(folder/'record.json', 'the record of a finished run')
+    model = load_model(folder/'best.safetensors')
     calibrated = record['metrics'].get('test_calibrated', {})
-    about = dict(vocab=record['data']['vocab'], temperature=calibrated.get('temperature', 1.),
-                 grey=record['spec']['data'] in ('ferplus', 'synthetic'))
-    return load_model(folder/'best.safetensors'), about
+    about = about_model(model.meta) | dict(vocab=record['data']['vocab'])
+    return model, about | dict(temperature=calibrated.get('temperature', 1.))
 
 # %% ../nbs/08_onnx.ipynb #98522611
 def load_shares(model=None, # None: the shipped one; weight file, run's folder, `FERModel`, .onnx
@@ -210,18 +218,20 @@ def load_shares(model=None, # None: the shipped one; weight file, run's folder, 
     if isinstance(model, (Shares, OnnxShares)):
         return model
     if isinstance(model, nn.Module):
-        about = getattr(model, 'meta', {})
+        model, about = copy.deepcopy(model), about_model(getattr(model, 'meta', {}))
     else:
         path = shipped_model() if model is None else Path(model).expanduser()
         if path.suffix == '.onnx':
             return OnnxShares(path)
-        model, about = read_run(path) if path.is_dir() else (load_model(path), None)
-        about = model.meta if about is None else about
-    vocab = vocab or about.get('vocab')
+        if path.is_dir():
+            model, about = read_run(path)
+        else:
+            model = load_model(path)
+            about = about_model(model.meta)
+    vocab = vocab or about['vocab']
     if not vocab:
         raise ValueError('the model does not name its classes: give vocab=[…], in their order')
-    temperature = about.get('temperature', 1.)
-    return Shares(model, vocab, temperature, about.get('grey', True), dtype).to(device)
+    return Shares(model, vocab, about['temperature'], about['grey'], dtype).to(device)
 
 # %% ../nbs/08_onnx.ipynb #ha1f0004
 def onnx_difference(shares:Shares, # the model in torch

@@ -7,7 +7,6 @@ __all__ = ['BEFORE', 'BARS', 'View', 'views', 'face_table', 'answer_table', 'Rec
            'write_annotated', 'brief', 'check_outside', 'fer_nr_predict', 'export_onnx', 'shipped_model']
 
 # %% ../nbs/08_recognize.ipynb #118c3f55
-import os
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
 from .commands import command
-from .files import replacing
+from .files import cores, replacing
 from .onnx_export import export_onnx, load_shares, shipped_model
 from .photographs import COLUMNS, FaceDetector, cut_face, face_square
 from .photographs import find_sources, is_video, read_picture, read_video
@@ -104,7 +103,7 @@ class Recognizer:
         if taken:
             raise ValueError(f'a class is called {taken[0]!r}, as a column of the table: rename it')
         self.bs = bs
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or cores()
         self.detector = detector
 
 # %% ../nbs/08_recognize.ipynb #798e9fb7

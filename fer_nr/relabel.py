@@ -122,8 +122,10 @@ class TeacherTargets(FitCallback):
         if self.mixed:
             return
         loader = self.dls.train
-        answers = teacher_shares(self.load_teachers(), loader.dataset.images, self.dls.device)
-        loader.targets = loader.dataset.vote_dist().lerp(answers, self.share).to(self.dls.device)
+        faces, device = loader.dataset, self.dls.device
+        answers = teacher_shares(self.load_teachers(), faces.images, faces.vocab, device)
+        # in place: the share of a process is a copy of the loader with the same tensor
+        loader.targets.copy_(faces.vote_dist().lerp(answers, self.share))
         self.mixed = True
 
     def state_tensors(self):

@@ -144,9 +144,10 @@ class STN(nn.Module):
             raise ValueError(f'{expected}, found {x.shape[-2]}×{x.shape[-1]}')
         # positions need more than bfloat16's 8 bits
         precise = torch.promote_types(x.dtype, torch.float32)
-        theta = self.localise(x).to(precise).view(-1, 1, 2, 3)
+        features, last = self.localise[:-1](x).to(precise), self.localise[-1]
+        # no matrix product here and below: autocast would do it in bfloat16
+        theta = ((features[:, None]*last.weight).sum(2) + last.bias).view(-1, 1, 2, 3)
         place = torch.linspace(-1, 1, self.size, device=x.device, dtype=precise)[:, None]
-        # not F.affine_grid: it is a matrix product, which autocast would do in bfloat16
         columns, rows = theta[..., 0]*place, theta[..., 1]*place+theta[..., 2] # (B, size, 2) each
         grid = rows[:, :, None]+columns[:, None]                             # (B, size, size, 2)
         return F.grid_sample(x.to(precise), grid, align_corners=True).to(x.dtype)

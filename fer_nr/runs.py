@@ -39,6 +39,7 @@ from .resizer import FrozenUpscale, NeuralResizer
 from .results import summary
 from .robustness import label_noise
 from .spec import RunSpec, file_hash, help_text, read_params, spec_from, weight_file
+from .spec import with_files
 from .training import device_name, fer_learner
 
 # %% ../nbs/06a_runs.ipynb #23be6bc3
@@ -211,7 +212,7 @@ def measure_run(model:nn.Module, # trained
     save_tensors(Path(path)/'logits.safetensors', logits)
     metrics = {name: evaluate(logits[name], split.labels, split.votes, split.vocab)
                for name, split in sets.items()}
-    if 'valid' in sets:
+    if 'valid' in sets and faces.valid is not faces.test: # as under the protocol `poster`
         t = temperature(logits['valid'], faces.valid.labels)
         calibrated = calibration(logits['test']/t, faces.test.labels, faces.test.votes)
         metrics['test_calibrated'] = dict(temperature=t, **calibrated)
@@ -342,6 +343,8 @@ def train(spec:RunSpec,   # the run
         if os.environ.get(name):
             os.environ[name] = str(Path(os.environ[name]).expanduser().resolve())
     files = {name: str(weight_file(getattr(spec, name), name)) for name in spec.weight_files()}
+    files['method_args'] = with_files(
+        spec.method, spec.method_args, lambda file: str(weight_file(file, 'method_args')))
     places = dict(runs=str(folder.parent), data_path=str(data_folder(spec.data, data_path)))
     execute(notebook, folder, asdict(spec) | files | places | kwargs)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TIMM_SETTINGS', 'ID_DEFAULTS', 'check_arguments', 'check_parts', 'RunSpec', 'spec_from', 'read_params', 'weight_file',
-           'file_hash', 'RunOptions', 'options_from', 'parameter_cell', 'write_parameters', 'help_text']
+           'file_hash', 'with_files', 'RunOptions', 'options_from', 'parameter_cell', 'write_parameters', 'help_text']
 
 # %% ../nbs/06_spec.ipynb #c70ebe86
 import ast
@@ -36,14 +36,17 @@ def check_arguments(what:str,           # name of the field, for the error
                     build:Callable,     # the function or class that they are for
                     own:Iterable[str]=() # its parameters that are not the user's
                    ):
-    "Raises `ValueError` with the nearest name for an argument that `build` does not take"
+    "Raises `ValueError` with the nearest name for an argument that `build` does not take, or wants"
     parameters = inspect.signature(build).parameters.values()
-    known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in own]
+    known = {p.name: p for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in own}
     for name in arguments:
         if not known:
             raise ValueError(f'{what} {name!r} is unknown: it takes no arguments')
         if name not in known:
             raise ValueError(unknown(what, name, known))
+    missing = [name for name, p in known.items() if p.default is p.empty and name not in arguments]
+    if missing:
+        raise ValueError(f"{what} {', '.join(missing)} missing: expected a value")
 
 # %% ../nbs/06_spec.ipynb #83689bb0
 TIMM_SETTINGS = {'head', 'drop_path', 'weights', 'pretrained', 'augment', 'img_size'}
@@ -56,6 +59,7 @@ def check_parts(spec # a `RunSpec`
     own = ('path', 'cache', *data.uses)
     check_arguments(f'data_args of {data.name}:', spec.data_args, data.build, own)
     check_arguments(f'method_args of {method.name}:', spec.method_args, method.build)
+    method.build(**spec.method_args) # looks at their values
     if twice := TIMM_SETTINGS & set(spec.arch_args):
         raise ValueError(f'arch_args has {min(twice)}, a parameter of the run itself')
     if method.facts.get('needs_labels') and loss.facts.get('target') == 'votes':
@@ -193,6 +197,18 @@ def uses(self:RunSpec)->set[str]:
 ID_DEFAULTS = dict(label_noise=0., resizer_lr=1., data_args={}, prior_data='', method='plain',
                    method_args={}, mixup=0.)
 
+def with_files(method:str,     # name of a method
+               arguments:dict, # its `method_args`
+               change:Callable # of the name of a weight file
+              )->dict:         # the same, with other names of weight files
+    "A method's arguments, those changed that its registration calls `files`"
+    changed = dict(arguments)
+    for name in find_part('method', method).facts.get('files', ()):
+        value = arguments.get(name)
+        if value:
+            changed[name] = change(value) if isinstance(value, str) else list(map(change, value))
+    return changed
+
 @patch
 def canonical(self:RunSpec,
               files:str='hash' # weight files stand as the 'hash' of their content, or as 'name'
@@ -203,6 +219,8 @@ def canonical(self:RunSpec,
         path = values[name]
         by_name = files == 'name'
         values[name] = Path(path).name if by_name else file_hash(weight_file(path, name))[:16]
+    # a method's files stand as their names, as they always did
+    values['method_args'] = with_files(self.method, self.method_args, lambda file: Path(file).name)
     left_out = {field.name for field in fields(self) if field.metadata['if_used']} - self.uses()
     left_out |= {name for name, value in ID_DEFAULTS.items() if values[name] == value}
     if find_part('method', self.method).facts.get('own_head'):
