@@ -201,25 +201,28 @@ def bootstrap(confusion,       # (K, K) counts
 
 # %% ../nbs/05_evaluation.ipynb #726564c9
 def reliability_bins(probs,         # (N, K) probabilities, rows sum to one
-                     labels,        # (N,) class numbers
+                     labels,        # (N,) class numbers, or (N, K) votes
                      n_bins:int=15, # bins (lo, hi] of equal width
                     )->tuple:       # accuracy, confidence, count, each (n_bins,); 0 where empty
-    "Accuracy and mean confidence of the images whose top probability falls in each bin"
+    "Accuracy (or share of votes) and mean confidence of the images of each bin of confidence"
     probs = _numpy(probs)
     if probs.ndim != 2 or not _are_probabilities(probs, 1e-3):
         raise ValueError('ece: rows are not probabilities: take the softmax of logits first')
-    labels = _check_classes(labels, 'labels', *probs.shape)
-    confidence, right = probs.max(1), probs.argmax(1) == labels
+    confidence, answers, labels = probs.max(1), probs.argmax(1), _numpy(labels)
+    if labels.shape == probs.shape: # votes
+        right = labels[np.arange(len(labels)), answers]/labels.sum(1)
+    else:
+        right = answers == _check_classes(labels, 'labels', *probs.shape)
     bins = np.clip(np.ceil(confidence*n_bins).astype(int)-1, 0, n_bins-1)
     count = np.bincount(bins, minlength=n_bins)
     sums = [np.bincount(bins, values, minlength=n_bins) for values in (right, confidence)]
     return sums[0]/np.maximum(count, 1), sums[1]/np.maximum(count, 1), count
 
 def ece(probs,         # (N, K) probabilities, rows sum to one
-        labels,        # (N,) class numbers
+        labels,        # (N,) class numbers; or (N, K) votes, at least one in each row
         n_bins:int=15, # bins of equal width
        )->float:       # in [0, 1]
-    "Expected calibration error: |accuracy − confidence|, bins weighted by their images"
+    "Expected calibration error: |accuracy (share of votes) − confidence|, weighted by images"
     accuracy, confidence, count = reliability_bins(probs, labels, n_bins)
     return float((count*abs(accuracy-confidence)).sum() / count.sum())
 
@@ -348,13 +351,15 @@ def calibration(logits,     # (N, K)
 
 # %% ../nbs/05_evaluation.ipynb #4ca2097b
 def temperature(logits,  # (N, K) of the *validation* images
-                labels,  # (N,) class numbers
+                labels,  # (N,) class numbers; or (N, K) votes, at least one in each row
                )->float: # T in [0.05, 20]: divide logits by it
-    "The T that minimises the NLL of softmax(logits/T); a model without an error gets a low one"
+    "The T with the least NLL of labels or votes under softmax(logits/T); without errors a low one"
     logits = _check_logits(logits, 'temperature')
-    labels = _check_classes(labels, 'labels', *logits.shape)
-    images = np.arange(len(labels))
-    def loss(log_t): return -log_softmax(logits/np.exp(log_t), axis=1)[images, labels].mean()
+    if np.ndim(labels) == 2:
+        target = _as_distributions(labels, *logits.shape)
+    else:
+        target = np.eye(logits.shape[1])[_check_classes(labels, 'labels', *logits.shape)]
+    def loss(log_t): return -(target*log_softmax(logits/np.exp(log_t), axis=1)).sum(1).mean()
     found = minimize_scalar(loss, bounds=np.log([.05, 20]), method='bounded',
                             options=dict(xatol=1e-6))
     return float(np.exp(found.x))

