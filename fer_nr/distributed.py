@@ -56,6 +56,12 @@ class ShareDL(DistributedDL):
     def __len__(self): return len(self.dl)
 
     @property
+    def target(self): return self.dl.target
+
+    @property
+    def targets(self): return self.dl.targets # the same tensor as the share's
+
+    @property
     def positions(self):
         raise ValueError(f'{self.world_size} processes share a batch, and each would change labels '
                          'of its own: expected one process')

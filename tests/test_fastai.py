@@ -1,4 +1,6 @@
 "What fastai's users know, with the right value."
+from dataclasses import replace
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -266,3 +268,10 @@ def test_loaders_of_fastais_own(tmp_path):
     learn = fer_learner(dls, model, torch.nn.CrossEntropyLoss(), path=tmp_path/'run', seconds=0)
     learn.fit_recipe(1)
     assert learn.checkpoint.best['epoch'] == 1 and learn.checkpoint.best_file.exists()
+
+
+def test_one_validation_face_does_not_make_batches_of_one(faces):
+    "Other images come in batches as large as beside many validation faces"
+    few = replace(faces, valid=faces.valid[torch.arange(1)])
+    sizes = {face_dls(some, bs=8, device='cpu').test_dl(faces.train).bs for some in (faces, few)}
+    assert len(sizes) == 1 and min(sizes) > 1

@@ -7,7 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fer_nr.backbone import fer_model, find_method, save_weights
+from fer_nr.backbone import fer_model, find_method, load_model, save_weights
+from fer_nr.files import save_tensors
+from fer_nr.hybrids import EDSR
 from fer_nr.onnx_export import OnnxShares, Shares, export_onnx, load_shares, triangle_weights
 from fer_nr.registry import parts
 from fer_nr.resizer import NeuralResizer
@@ -140,3 +142,33 @@ def test_models_of_other_methods_answer_as_torch(method, tmp_path):
     ours, theirs = np.concatenate(ours), np.concatenate(theirs)
     apart = np.abs(ours - theirs).max()
     assert apart <= 1e-4 and np.ptp(ours, axis=0).max() > 100*apart
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_what_a_training_left_says_its_classes_and_colours(channels, tmp_path):
+    "A learner's file names them otherwise than the shipped one"
+    shares = shares_of(grey=channels == 1, up='bilinear', down='none')
+    path = save_weights(shares.model, tmp_path/'best.safetensors',
+                        dict(classes=list(VOCAB), images=[channels, 48]))
+    found = load_shares(path)
+    assert found.vocab == VOCAB and found.grey == (channels == 1)
+
+
+def test_a_model_in_memory_is_left_in_training():
+    model = shares_of(up='bilinear', down='none').model.train()
+    load_shares(model, VOCAB)
+    assert model.training and all(part.training for part in model.modules())
+
+
+def test_psr_is_built_from_its_file_alone(tmp_path):
+    "The file of the super-resolution's weights is needed once"
+    sr = EDSR(bilinear=False)
+    save_tensors(tmp_path/'edsr.safetensors', sr.state_dict())
+    resizer = NeuralResizer('bilinear', down='none', up_size=64, size=64)
+    method = find_method('psr').build(sr_weights=str(tmp_path/'edsr.safetensors'))
+    model = method.build('vgg11_bn', resizer, len(VOCAB)).eval()
+    torch.testing.assert_close(model.trunk.sr.state_dict(), sr.state_dict())
+    path = save_weights(model, tmp_path/'psr.safetensors')
+    (tmp_path/'edsr.safetensors').unlink()
+    face = torch.rand(1, 1, 48, 48)
+    torch.testing.assert_close(load_model(path)(face), model(face))

@@ -5,6 +5,7 @@ import torch
 from fer_nr.augment import augmentation
 from fer_nr.backbone import fer_model
 from fer_nr.data import face_dls, synthetic
+from fer_nr.hybrids import BranchLoss
 from fer_nr.loss import CrossEntropy, SoftVoteCE
 from fer_nr.resizer import NeuralResizer
 from fer_nr.training import Callback, bf16_callbacks, fer_learner, get_recipe
@@ -122,3 +123,46 @@ def test_label_state_wants_one_process(faces):
     shared = ShareDL(face_dls(faces, bs=16, device='cpu').train, 0, 2)
     with pytest.raises(ValueError, match='expected one process'):
         shared.positions
+
+
+class Answers(torch.nn.Module):
+    "Says the same of every face"
+    def forward(self, x):
+        return torch.arange(8.).expand(len(x), 8)
+
+
+def test_teachers_reach_each_process(faces):
+    "A process's share of a batch has the mixture of votes and answers, not the votes"
+    from fer_nr.distributed import ShareDL
+    from fer_nr.relabel import TeacherTargets
+    learn = tiny(faces, target='votes')
+    learn.dls.loaders = [ShareDL(loader, 1, 2) for loader in learn.dls.loaders]
+    taught = TeacherTargets(lambda: [Answers()], share=1.)
+    learn.add_cb(taught)
+    taught.before_fit()
+    taught.before_train()
+    _, targets = next(iter(learn.dls.train))
+    expected = torch.arange(8.).softmax(0).expand(8, 8)  # of 16 faces, 8
+    torch.testing.assert_close(torch.as_tensor(targets).as_subclass(torch.Tensor), expected)
+
+
+def test_several_processes_refuse_unlike_batch_norms(faces):
+    "Each would take over the statistics of other faces"
+    from fer_nr import distributed
+    from fer_nr.face_trunks import UnfoldedBatchNorm
+    learn = tiny(faces)
+    learn.model.extra = UnfoldedBatchNorm(3)
+    with pytest.raises(ValueError, match='statistics of its first batch.*expected one process'):
+        distributed.share_training(learn)
+
+
+def test_mixup_with_branches():
+    "PSR answers three times in training; MixUp weighs the loss of each image"
+    branches = BranchLoss(CrossEntropy())
+    logits, target = torch.randn(4, 3, 8), torch.tensor([0, 3, 5, 7])
+    mean = branches(logits, target)
+    branches.reduction = 'none'
+    assert branches(logits, target).shape == (4,)
+    torch.testing.assert_close(branches(logits, target).mean(), mean)
+    by_hand = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.repeat_interleave(3))
+    torch.testing.assert_close(mean, by_hand)
