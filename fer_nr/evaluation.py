@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['predict', 'encode_classes', 'decode_classes', 'wilson', 'confusion_matrix', 'plot_confusion', 'class_scores',
            'bootstrap', 'reliability_bins', 'ece', 'accuracy', 'largest_share', 'mean_class_accuracy', 'macro_f1',
-           'logits_ece', 'nll', 'brier', 'vote_kl', 'vote_js', 'measure', 'calibration', 'temperature', 'reliability',
-           'evaluate', 'proportion', 'plot_recall', 'mcnemar', 'holm', 'p_text', 'authors_accuracy']
+           'logits_ece', 'nll', 'brier', 'vote_kl', 'js_divergence', 'vote_js', 'measure', 'calibration', 'temperature',
+           'reliability', 'evaluate', 'proportion', 'plot_recall', 'mcnemar', 'holm', 'p_text', 'authors_accuracy']
 
 # %% ../nbs/05_evaluation.ipynb #fda4d46e
 import numpy as np
@@ -272,12 +272,15 @@ def vote_kl(labels, logits, votes): # (N,), (N, K), (N, K) distributions
     "KL(votes‖softmax(logits)), nats"
     return -(entr(votes) + votes*log_softmax(logits, axis=1)).sum(1).mean()
 
+def js_divergence(p, q): # (N, K), (N, K) distributions -> (N,)
+    "Jensen-Shannon divergence (Lin 1991) of each row, nats, at most ln 2"
+    middle = (p+q)/2
+    return (rel_entr(p, middle) + rel_entr(q, middle)).sum(1)/2
+
 @part('metric', 'vote_js', needs=('logits', 'votes'))
 def vote_js(labels, logits, votes): # (N,), (N, K), (N, K) distributions
     "Jensen-Shannon divergence of votes and softmax(logits), nats, at most ln 2"
-    p = np.exp(log_softmax(logits, axis=1))
-    middle = (p+votes)/2
-    return (rel_entr(votes, middle) + rel_entr(p, middle)).sum(1).mean()/2
+    return js_divergence(votes, np.exp(log_softmax(logits, axis=1))).mean()
 
 # %% ../nbs/05_evaluation.ipynb #cf2f939a
 def _check_logits(logits, who, probabilities=False): # (N, K) -> float64
