@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['save_state', 'load_state', 'opt_tensors', 'load_opt', 'random_state', 'set_random_state', 'bare', 'averaged',
-           'fingerprints', 'FitCallback', 'stateful', 'private_states', 'Checkpoint', 'file_digest']
+           'fingerprints', 'FitCallback', 'stateful', 'private_states', 'Checkpoint']
 
 # %% ../nbs/04a_checkpoint.ipynb #c4ec0004
-import hashlib
 import time
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from .backbone import load_weights, save_weights
+from .files import file_sha256 as file_digest
 from .files import load_tensors, read_metadata, regular_file, remove_leftovers, save_tensors
 
 # %% ../nbs/04a_checkpoint.ipynb #35ea069f
@@ -246,12 +246,6 @@ def after_batch(self:Checkpoint):
 def after_train(self:Checkpoint): self.spent += time.time()-self.train_start
 
 # %% ../nbs/04a_checkpoint.ipynb #e1c1dee3
-def file_digest(path:Path # a file
-               )->str:    # 64 hex digits
-    "SHA-256 of a file's bytes"
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
-
 @patch
 def save_best(self:Checkpoint):
     "Write the model whose weights count, as `load_model` reads it"

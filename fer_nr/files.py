@@ -23,10 +23,10 @@ import numpy as np
 
 from .registry import near_names
 
-__all__ = ['printable', 'regular_file', 'replacing', 'remove_leftovers', 'write_json', 'read_json',
-           'text_encoding', 'read_text', 'save_tensors', 'load_tensors', 'read_metadata',
-           'read_weights', 'check_tensors',
-           'in_processes', 'new_images', 'write_images', 'blank_images', 'decode_once']
+__all__ = ['printable', 'regular_file', 'file_sha256', 'replacing', 'remove_leftovers',
+           'write_json', 'read_json', 'text_encoding', 'read_text', 'save_tensors', 'load_tensors',
+           'read_metadata', 'read_weights', 'check_tensors', 'in_processes', 'new_images',
+           'write_images', 'blank_images', 'decode_once']
 
 
 def printable(text) -> str:
@@ -45,6 +45,12 @@ def regular_file(path: Path | str, what: str = 'a file') -> Path:
     if not stat.S_ISREG(mode):
         raise ValueError(f'{printable(path)} is no regular file: expected {what}')
     return path
+
+
+def file_sha256(path: Path | str) -> str:
+    "SHA-256 of a file's bytes, 64 hex digits"
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 @contextmanager
@@ -402,15 +408,10 @@ def _stat_key(files: list, how: str) -> str:
     return sha.hexdigest()
 
 
-def _sha256(path) -> str:
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
 def _content_key(files: list, root: Path, how: str) -> str:
     "Changes with names and bytes of the files, wherever their folder `root` lies"
     with ThreadPoolExecutor() as threads:
-        digests = list(threads.map(_sha256, files))
+        digests = list(threads.map(file_sha256, files))
     lines = [f'{os.path.relpath(file, root)} {digest}' for file, digest in zip(files, digests)]
     return hashlib.sha256('\n'.join([how, *lines]).encode(errors='surrogateescape')).hexdigest()
 
@@ -450,7 +451,7 @@ def _open_cache(path, content):
             return None
         if note['facts_sha256'] != _facts_sha256(note['facts']):
             return None
-        if note['size'] < CHECKED_BELOW and note['sha256'] != _sha256(path):
+        if note['size'] < CHECKED_BELOW and note['sha256'] != file_sha256(path):
             return None
         return np.load(path, mmap_mode='c'), note
     except (OSError, ValueError, KeyError, TypeError):
@@ -477,7 +478,7 @@ def decode_once(kind: str, root: Path, files: list, write: Callable,
         _remove_old_format(folder, kind)
         with replacing(path) as temporary:
             facts = write(temporary)
-            note = dict(content=content, sha256=_sha256(temporary), facts=facts,
+            note = dict(content=content, sha256=file_sha256(temporary), facts=facts,
                         facts_sha256=_facts_sha256(facts), size=temporary.stat().st_size,
                         sources=[])
         write_json(path.with_suffix('.json'), note)

@@ -20,6 +20,7 @@ from timm.models.resnet import ResNet
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
+from .augment import grey
 from .backbone import FERModel
 from .comparators import Comparator, ModelMethod, check_places, check_share, feature_maps
 from .files import read_weights
@@ -228,9 +229,7 @@ def texture(x:torch.Tensor, # (B, 1 or 3, S, S) in [0, 1]
             size:int        # side at which the patterns are taken, px
            )->torch.Tensor: # (B, 3, S, S) in [0, 1]
     "Local binary patterns of the luma, reduced by area to `size` and 8 bits, without gradient"
-    luma = x.new_tensor([.2989, .587, .114]).view(1, 3, 1, 1)
-    grey = x if x.shape[1] == 1 else (x*luma).sum(1, keepdim=True)
-    small = average_to(grey, size)
+    small = average_to(grey(x), size)
     codes = local_binary_patterns((small*255).round()).to(x) / 255
     large = F.interpolate(codes, x.shape[-2:], mode='bilinear', align_corners=False)
     return large.expand(-1, 3, -1, -1)
