@@ -416,17 +416,6 @@ def _content_key(files: list, root: Path, how: str) -> str:
     return hashlib.sha256('\n'.join([how, *lines]).encode(errors='surrogateescape')).hexdigest()
 
 
-def _remove_old_format(folder: Path, kind: str):
-    "Delete this kind's caches in the format before `npy`, which was a safetensors file with a mark"
-    for path in folder.glob(f'{kind}-*'):
-        if re.fullmatch(r'[0-9a-f]{16}\.(safetensors|\d+\.tmp)', path.name[len(kind) + 1:]):
-            with open(path, 'rb') as file:
-                ours = b'"format": "fer_nr 1"' in file.read(200)
-            if ours:
-                path.unlink(missing_ok=True)
-                (folder / f'{kind}.json').unlink(missing_ok=True)
-
-
 def _known_content(folder, kind, source):
     "Content key that a note of this kind has for `source`, a key by `_stat_key`; None if none has"
     for path in folder.glob(f'{kind}-*.json'):
@@ -475,7 +464,6 @@ def decode_once(kind: str, root: Path, files: list, write: Callable,
     cached = _open_cache(path, content)
     if cached is None:
         remove_leftovers(folder)
-        _remove_old_format(folder, kind)
         with replacing(path) as temporary:
             facts = write(temporary)
             note = dict(content=content, sha256=file_sha256(temporary), facts=facts,

@@ -325,7 +325,7 @@ class VTFFTrunk(nn.Module):
 
     def forward(self,
                 images:torch.Tensor,  # (B, 3, S, S), normalised
-                textures:torch.Tensor # likewise
+                textures:torch.Tensor=None # likewise; without `lbp` none
                )->torch.Tensor:       # (B, 768)
         maps = stage_maps(self.colour, images, self.stage)
         if self.lbp:
@@ -348,8 +348,11 @@ class VTFF(Comparator):
     def features(self, x:torch.Tensor # (B, 1 or 3, H, W) in [0, 1]
                 )->torch.Tensor:      # (B, 768)
         faces = self.resizer(x)
+        normalised = (faces - self.mean)/self.std
+        if not self.trunk.lbp:
+            return self.trunk(normalised)
         textures = texture(faces.detach(), self.lbp_size or x.shape[-1])
-        return self.trunk((faces - self.mean)/self.std, (textures - self.mean)/self.std)
+        return self.trunk(normalised, (textures - self.mean)/self.std)
 
 # %% ../nbs/07a_hybrids.ipynb #9ccf64c8
 @part('method', 'vtff', own_head=True)

@@ -76,7 +76,6 @@ def say(message):
 
 # %% ../nbs/06c_sweep.ipynb #fa16a224
 def unpublished(specs:list[RunSpec],        # runs
-                runs:Path|str='runs',       # folder of runs
                 results:Path|str='results'  # folder of published records
                )->list[RunSpec]:
     "Those that are still to be run, or whose record is still to be published"
@@ -101,7 +100,7 @@ def sweep(specs:list[RunSpec],     # what to run, in this order; what is named t
          )->dict[str, str]:         # id -> status afterwards
     "Run what is missing, one after the other; a run that fails is named and the others go on"
     specs = {spec.id: spec for spec in specs}
-    todo = unpublished(specs.values(), runs, results)
+    todo = unpublished(specs.values(), results)
     for number, spec in enumerate(todo, 1):
         if is_taken(Path(runs)/spec.id) or (start and not start(spec)):
             continue
@@ -389,7 +388,7 @@ def on_cluster(specs:list[RunSpec],     # what to run, in this order
               )->dict[str, str]:         # id -> status afterwards
     "`sweep` on a cluster, a run at a time on each worker; that of a dead one continues on another"
     specs = {spec.id: spec for spec in specs}
-    missing = unpublished(specs.values(), runs, results)
+    missing = unpublished(specs.values(), results)
     todo = deque()
     for number, spec in enumerate(missing, 1):
         todo.append((f'run {number}/{len(missing)}, {spec.id}', spec))

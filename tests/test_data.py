@@ -313,20 +313,6 @@ def test_a_changed_fact_is_noticed(demo, tmp_path, faces):
     assert json.loads(note.read_text())['facts'] == written['facts']
 
 
-def test_old_caches_are_replaced(demo, tmp_path, faces):
-    "Those of the format before are deleted, and nobody's weights that are called alike"
-    from safetensors.numpy import save_file
-    old, mine = (tmp_path / f'fer2013-{16 * digit}.safetensors' for digit in '01')
-    images = dict(images=np.zeros((1, 1, 4, 4), np.uint8))
-    save_file(images, old, {'format': 'fer_nr 1', 'content': 'x', 'payload': 'y'})
-    head = b'{"__metadata__":{"format": "fer_nr 1"}}'  # as that format's own writer spelled it
-    old.write_bytes(len(head).to_bytes(8, 'little') + head)
-    save_file(images, mine, {'format': 'pt'})
-    (tmp_path / 'fer2013.json').write_text('{}')
-    assert ferplus(demo, cache=tmp_path).fingerprint == faces.fingerprint
-    assert not old.exists() and not (tmp_path / 'fer2013.json').exists() and mine.exists()
-
-
 def test_changed_csv_is_noticed(demo, tmp_path, faces):
     folder = copy_of(demo, tmp_path / 'copy')
     csv = folder / 'fer2013.csv'
