@@ -221,11 +221,12 @@ _WRAPPERS = ('state_dict_ema', 'model_ema', 'params_ema', 'state_dict', 'model_s
 
 
 def read_weights(path: Path | str) -> dict:
-    """The tensors of a weight file by name: safetensors, or a PyTorch file of tensors; nothing in it is run.
+    """The tensors of a weight file by name, of safetensors or PyTorch; nothing in it is run.
 
-    A state dict among other things (`{'model': …, 'epoch': 3}`) is taken out, and the prefix of wrapped
-    models is dropped. Raises `FileNotFoundError` with the names beside it, or `ValueError` for a file that is
-    damaged, holds no tensors or something else, or has NaN or infinity among its weights.
+    A state dict among other things (`{'model': …, 'epoch': 3}`) is taken out, and the prefix of
+    wrapped models is dropped. Raises `FileNotFoundError` with the names beside it, or `ValueError`
+    for a file that is damaged, holds no tensors or something else, or has NaN or infinity among its
+    weights.
     """
     import torch
     path = Path(path).expanduser()
@@ -248,7 +249,7 @@ def read_weights(path: Path | str) -> dict:
 
 
 def check_tensors(path: Path | str, tensors: dict):
-    "Raises `ValueError` in one line for a weight file without tensors, or with such as are no weights"
+    "Raises `ValueError` for a weight file without tensors, or with such as are no weights"
     import torch
     if not tensors:
         raise ValueError(f'{path} holds no tensors: expected the weights of a model')
@@ -284,9 +285,9 @@ def _load_state(path):
         return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch raises some ten kinds
         size = path.stat().st_size
-        raise ValueError(f'{path} ({size:,} bytes) cannot be read as weights ({type(error).__name__}): '
-                         'expected a whole .safetensors, or a .pth that holds tensors and no other objects'
-                         ) from None
+        raise ValueError(f'{path} ({size:,} bytes) cannot be read as weights '
+                         f'({type(error).__name__}): expected a whole .safetensors, or a .pth that '
+                         'holds tensors and no other objects') from None
 
 
 # --- several processes ---------------------------------------------------------------------

@@ -141,7 +141,8 @@ def read_video(path:Path|str, # of a video
 
 # %% ../nbs/08_photographs.ipynb #2fb05c45
 COLUMNS = ['x', 'y', 'width', 'height', 'right_eye_x', 'right_eye_y', 'left_eye_x', 'left_eye_y',
-           'nose_x', 'nose_y', 'mouth_right_x', 'mouth_right_y', 'mouth_left_x', 'mouth_left_y', 'score']
+           'nose_x', 'nose_y', 'mouth_right_x', 'mouth_right_y', 'mouth_left_x', 'mouth_left_y',
+           'score']
 
 def decode_faces(outputs:dict, # name -> array, as YuNet gives them
                  size:tuple[int, int], # width and height that it saw, multiples of 32
