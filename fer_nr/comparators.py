@@ -350,7 +350,8 @@ def check_places(plain:FERModel, # its trunk, a convolutional network
     with torch.no_grad():
         maps = feature_maps(copy.deepcopy(plain.trunk).eval(), torch.zeros(1, 3, size, size))
     if maps[0, 0].numel() == 1:
-        raise ValueError(f"{who} compares places in the last feature maps, and {plain.args['arch']} "
+        arch = plain.args['arch']
+        raise ValueError(f'{who} compares places in the last feature maps, and {arch} '
                          f'leaves one at {size} px: expected a larger image or another trunk')
 
 def class_maps(maps:torch.Tensor,  # (B, C, h, w)

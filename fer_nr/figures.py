@@ -11,11 +11,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from scipy.special import rel_entr
 from torch import nn
 
 from .data import vote_entropy
+from .evaluation import js_divergence
 from .loss import FPDLS, PDLS, CrossEntropy, UniformSmoothing, minimiser
+from .registry import unknown
 from .resizer import resized, resizer_figure
 from .text import figure_text
 
@@ -56,11 +57,6 @@ def colour_picture(image: torch.Tensor) -> np.ndarray:
     return image.permute(1, 2, 0).expand(-1, -1, 3).numpy()
 
 
-def unknown_class(emotion: str, vocab) -> str:
-    "The line that says that no class has this name"
-    return f"no class {emotion!r}: expected one of {', '.join(vocab)}"
-
-
 # Which faces to look at?
 
 def disagreement(
@@ -73,9 +69,7 @@ def disagreement(
     if votes.shape != probs.shape:
         raise ValueError(f'disagreement: logits are {probs.shape}: '
                          f'expected {votes.shape}, a row for each face')
-    mean = (votes + probs) / 2
-    nats = (rel_entr(votes, mean) + rel_entr(probs, mean)).sum(1) / 2
-    return torch.from_numpy(nats / math.log(2)).float()
+    return torch.from_numpy(js_divergence(votes, probs) / math.log(2)).float()
 
 
 ORDERS = ('as stored', 'votes agree', 'votes disagree', 'model disagrees with votes')
@@ -90,9 +84,9 @@ def find_faces(
 ) -> torch.Tensor:  # int64 (M,), positions in `faces`
     "Faces to look at, the most interesting first; raises `ValueError` for an unknown name"
     if emotion and emotion not in faces.vocab:
-        raise ValueError(unknown_class(emotion, faces.vocab))
+        raise ValueError(unknown('class', emotion, faces.vocab))
     if order not in ORDERS:
-        raise ValueError(f"order {order!r}: expected one of {', '.join(ORDERS)}")
+        raise ValueError(unknown('order', order, ORDERS))
     by_model = order == 'model disagrees with votes'
     if by_model and logits is None:
         raise ValueError(f'order {order!r} needs the logits of a model: choose one')
@@ -315,7 +309,7 @@ def loss_figure(
 ) -> Picture:
     "F-PDLS beside cross-entropy, uniform smoothing and PDLS, for faces with one label"
     if emotion not in vocab:
-        raise ValueError(unknown_class(emotion, vocab))
+        raise ValueError(unknown('class', emotion, vocab))
     k, n_classes = list(vocab).index(emotion), len(vocab)
     label, places = torch.tensor([k]), np.arange(n_classes)
     confidence = torch.linspace(.005, .995, 199, dtype=torch.float64)

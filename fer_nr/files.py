@@ -23,10 +23,10 @@ import numpy as np
 
 from .registry import near_names
 
-__all__ = ['printable', 'regular_file', 'replacing', 'remove_leftovers', 'write_json', 'read_json',
-           'text_encoding', 'read_text', 'save_tensors', 'load_tensors', 'read_metadata',
-           'read_weights', 'check_tensors',
-           'cores', 'in_processes', 'new_images', 'write_images', 'blank_images', 'decode_once']
+__all__ = ['printable', 'regular_file', 'file_sha256', 'replacing', 'remove_leftovers',
+           'write_json', 'read_json', 'text_encoding', 'read_text', 'save_tensors', 'load_tensors',
+           'read_metadata', 'read_weights', 'check_tensors', 'cores', 'in_processes',
+           'new_images', 'write_images', 'blank_images', 'decode_once']
 
 
 def printable(text) -> str:
@@ -45,6 +45,12 @@ def regular_file(path: Path | str, what: str = 'a file') -> Path:
     if not stat.S_ISREG(mode):
         raise ValueError(f'{printable(path)} is no regular file: expected {what}')
     return path
+
+
+def file_sha256(path: Path | str) -> str:
+    "SHA-256 of a file's bytes, 64 hex digits"
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 @contextmanager
@@ -215,11 +221,12 @@ _WRAPPERS = ('state_dict_ema', 'model_ema', 'params_ema', 'state_dict', 'model_s
 
 
 def read_weights(path: Path | str) -> dict:
-    """The tensors of a weight file by name: safetensors, or a PyTorch file of tensors; nothing in it is run.
+    """The tensors of a weight file by name, of safetensors or PyTorch; nothing in it is run.
 
-    A state dict among other things (`{'model': …, 'epoch': 3}`) is taken out, and the prefix of wrapped
-    models is dropped. Raises `FileNotFoundError` with the names beside it, or `ValueError` for a file that is
-    damaged, holds no tensors or something else, or has NaN or infinity among its weights.
+    A state dict among other things (`{'model': …, 'epoch': 3}`) is taken out, and the prefix of
+    wrapped models is dropped. Raises `FileNotFoundError` with the names beside it, or `ValueError`
+    for a file that is damaged, holds no tensors or something else, or has NaN or infinity among its
+    weights.
     """
     import torch
     path = Path(path).expanduser()
@@ -242,7 +249,7 @@ def read_weights(path: Path | str) -> dict:
 
 
 def check_tensors(path: Path | str, tensors: dict):
-    "Raises `ValueError` in one line for a weight file without tensors, or with such as are no weights"
+    "Raises `ValueError` for a weight file without tensors, or with such as are no weights"
     import torch
     if not tensors:
         raise ValueError(f'{path} holds no tensors: expected the weights of a model')
@@ -278,9 +285,9 @@ def _load_state(path):
         return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch raises some ten kinds
         size = path.stat().st_size
-        raise ValueError(f'{path} ({size:,} bytes) cannot be read as weights ({type(error).__name__}): '
-                         'expected a whole .safetensors, or a .pth that holds tensors and no other objects'
-                         ) from None
+        raise ValueError(f'{path} ({size:,} bytes) cannot be read as weights '
+                         f'({type(error).__name__}): expected a whole .safetensors, or a .pth that '
+                         'holds tensors and no other objects') from None
 
 
 # --- several processes ---------------------------------------------------------------------
@@ -408,28 +415,12 @@ def _stat_key(files: list, how: str) -> str:
     return sha.hexdigest()
 
 
-def _sha256(path) -> str:
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
 def _content_key(files: list, root: Path, how: str) -> str:
     "Changes with names and bytes of the files, wherever their folder `root` lies"
     with ThreadPoolExecutor() as threads:
-        digests = list(threads.map(_sha256, files))
+        digests = list(threads.map(file_sha256, files))
     lines = [f'{os.path.relpath(file, root)} {digest}' for file, digest in zip(files, digests)]
     return hashlib.sha256('\n'.join([how, *lines]).encode(errors='surrogateescape')).hexdigest()
-
-
-def _remove_old_format(folder: Path, kind: str):
-    "Delete this kind's caches in the format before `npy`, which was a safetensors file with a mark"
-    for path in folder.glob(f'{kind}-*'):
-        if re.fullmatch(r'[0-9a-f]{16}\.(safetensors|\d+\.tmp)', path.name[len(kind) + 1:]):
-            with open(path, 'rb') as file:
-                ours = b'"format": "fer_nr 1"' in file.read(200)
-            if ours:
-                path.unlink(missing_ok=True)
-                (folder / f'{kind}.json').unlink(missing_ok=True)
 
 
 def _known_content(folder, kind, source):
@@ -456,7 +447,7 @@ def _open_cache(path, content):
             return None
         if note['facts_sha256'] != _facts_sha256(note['facts']):
             return None
-        if note['size'] < CHECKED_BELOW and note['sha256'] != _sha256(path):
+        if note['size'] < CHECKED_BELOW and note['sha256'] != file_sha256(path):
             return None
         return np.load(path, mmap_mode='c'), note
     except (OSError, ValueError, KeyError, TypeError):
@@ -480,10 +471,9 @@ def decode_once(kind: str, root: Path, files: list, write: Callable,
     cached = _open_cache(path, content)
     if cached is None:
         remove_leftovers(folder)
-        _remove_old_format(folder, kind)
         with replacing(path) as temporary:
             facts = write(temporary)
-            note = dict(content=content, sha256=_sha256(temporary), facts=facts,
+            note = dict(content=content, sha256=file_sha256(temporary), facts=facts,
                         facts_sha256=_facts_sha256(facts), size=temporary.stat().st_size,
                         sources=[])
         write_json(path.with_suffix('.json'), note)

@@ -13,8 +13,8 @@ from .files import printable
 from .pictures import ENDINGS, is_picture
 from .csv_tables import check_name, plain
 
-__all__ = ['existing', 'folder_at', 'visible', 'find_below', 'contents', 'by_stem', 'split_of', 'scan',
-           'class_folders', 'split_folders', 'check_classes', 'say_left_out']
+__all__ = ['existing', 'folder_at', 'visible', 'find_below', 'contents', 'by_stem', 'split_of',
+           'scan', 'class_folders', 'split_folders', 'check_classes', 'say_left_out']
 
 JUNK = ('__macosx', '@eadir', '$recycle.bin', '__pycache__', 'system volume information')
 ARCHIVES = ('.zip', '.gz', '.tgz', '.tar', '.7z', '.rar')

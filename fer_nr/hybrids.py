@@ -19,6 +19,7 @@ from timm.models.resnet import ResNet
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
+from .augment import grey
 from .backbone import FERModel
 from .comparators import Comparator, ModelMethod, check_not_negative, check_places
 from .comparators import check_share, feature_maps
@@ -242,9 +243,7 @@ def texture(x:torch.Tensor, # (B, 1 or 3, S, S) in [0, 1]
             size:int        # side at which the patterns are taken, px
            )->torch.Tensor: # (B, 3, S, S) in [0, 1]
     "Local binary patterns of the luma, reduced by area to `size` and 8 bits, without gradient"
-    luma = x.new_tensor([.2989, .587, .114]).view(1, 3, 1, 1)
-    grey = x if x.shape[1] == 1 else (x*luma).sum(1, keepdim=True)
-    small = average_to(grey, size)
+    small = average_to(grey(x), size)
     codes = local_binary_patterns((small*255).round()).to(x) / 255
     large = F.interpolate(codes, x.shape[-2:], mode='bilinear', align_corners=False)
     return large.expand(-1, 3, -1, -1)
@@ -340,7 +339,7 @@ class VTFFTrunk(nn.Module):
 
     def forward(self,
                 images:torch.Tensor,  # (B, 3, S, S), normalised
-                textures:torch.Tensor # likewise
+                textures:torch.Tensor=None # likewise; without `lbp` none
                )->torch.Tensor:       # (B, 768)
         maps = stage_maps(self.colour, images, self.stage)
         if self.lbp:
@@ -363,8 +362,11 @@ class VTFF(Comparator):
     def features(self, x:torch.Tensor # (B, 1 or 3, H, W) in [0, 1]
                 )->torch.Tensor:      # (B, 768)
         faces = self.resizer(x)
+        normalised = (faces - self.mean)/self.std
+        if not self.trunk.lbp:
+            return self.trunk(normalised)
         textures = texture(faces.detach(), self.lbp_size or x.shape[-1])
-        return self.trunk((faces - self.mean)/self.std, (textures - self.mean)/self.std)
+        return self.trunk(normalised, (textures - self.mean)/self.std)
 
 # %% ../nbs/07a_hybrids.ipynb #9ccf64c8
 @part('method', 'vtff', own_head=True)

@@ -20,7 +20,6 @@ import ipywidgets as W
 import numpy as np
 import torch
 from fastcore.basics import patch
-from PIL import Image, ImageOps
 
 from .attention import attention_figure
 from .backbone import fer_model, load_model
@@ -28,6 +27,7 @@ from .evaluation import predict
 from .figures import ORDERS, faces_figure, find_faces, loss_figure, resizing_figure
 from .files import load_tensors
 from .loss import label_prior
+from .pictures import decoded, square_pixels
 from .resizer import FrozenUpscale, NeuralResizer
 from .results import read_record, records
 from .run_figures import (confusion_figure, curves_figure, differing, differing_figure,
@@ -75,24 +75,14 @@ def own_face(
     chans: int = 1,  # 1: grey, 3: colour
     size: int = 128,  # most pixels a side
 ) -> torch.Tensor:  # (1, chans, S, S) in [0, 1], S at most `size`
-    "A picture file as a face; raises `ValueError` in one line if it is none, or of 50 megapixels"
+    "A picture file as a face; raises `ValueError` in one line if it is none"
     try:
-        image = Image.open(io.BytesIO(content))
-        if math.prod(image.size) > 50e6:
-            raise ValueError(f'{image.width}×{image.height} pixels')
-        image = ImageOps.exif_transpose(image)
-        if image.mode[0] in 'IF':  # 16 or 32 bits: whatever the range, all of it
-            depths = np.asarray(image).astype(float)
-            span = max(np.ptp(depths), 1e-9)
-            image = Image.fromarray((255*(depths - depths.min())/span).astype(np.uint8))
-        image = image.convert('L' if chans == 1 else 'RGB')
-    except Exception:
-        raise ValueError(f'{one_line(name)}: not a readable picture ({len(content):,} bytes); '
+        image = decoded(io.BytesIO(content))
+    except ValueError as error:
+        raise ValueError(f'{one_line(name)}: not a readable picture ({error}); '
                          'expected a PNG or JPEG file') from None
-    side = min(size, *image.size)
-    square = ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.array(square)).view(1, side, side, chans)
-    return pixels.permute(0, 3, 1, 2).float()/255
+    pixels = torch.from_numpy(square_pixels(image, chans, min(size, *image.size)))
+    return pixels[None].float()/255
 
 # %% ../nbs/10_lab.ipynb #d444fb21
 def with_label(

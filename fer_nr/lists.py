@@ -17,8 +17,8 @@ from .files import decode_once, printable, write_images
 from .pictures import can_read, picture
 from .registry import unknown
 
-__all__ = ['check_options', 'check_choice', 'take', 'present', 'readable', 'carve', 'carve_from_train',
-           'warn_of_blank', 'assemble', 'from_files']
+__all__ = ['check_options', 'check_choice', 'take', 'present', 'readable', 'carve',
+           'carve_from_train', 'warn_of_blank', 'assemble', 'from_files']
 
 PIECE = 256  # pictures that a process decodes at a time
 

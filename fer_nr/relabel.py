@@ -55,7 +55,7 @@ class Relabel(Callback):
     def __init__(self,
                  start:float=.25,  # share of the epochs before the first change, 0 to 1; 1: never
                  margin:float=.2,  # in probability, between the answer and the label
-                 beta:float=None   # certain share of a batch, which keeps its labels; None: any may change
+                 beta:float=None   # certain share, which keeps its labels; None: any may change
                 ):
         self.start, self.margin, self.beta = start, margin, beta
 

@@ -134,10 +134,8 @@ def confusion_figure(
     metrics = [metrics_on(record, on) for record in recs]
     picture, axes = new_picture(3.7 * len(recs) + .3, 3.7, columns=len(recs))
     for panel, measured, name in zip(axes[0], metrics, drawn_names(recs)):
-        counts = np.array(measured['confusion'])
-        if rates:
-            counts = (100 * counts / counts.sum(1, keepdims=True).clip(1)).round().astype(int)
-        plot_confusion(counts, [figure_text(label, 20) for label in measured['vocab']], panel)
+        vocab = [figure_text(label, 20) for label in measured['vocab']]
+        plot_confusion(measured['confusion'], vocab, panel, rates)
         unit = '% of the label' if rates else 'images'
         panel.set_title(f'{name}\n{unit}, {on}', fontsize=8)
         panel.tick_params(labelsize=7)

@@ -25,7 +25,7 @@ from . import (augment, backbone, comparators, datasets, distil, hybrids, loss, 
                     resizer)
 from . import splits, training
 from .backbone import check_arch
-from .files import replacing
+from .files import file_sha256, replacing
 from .reading import Settings, help_of, read_value, read_yaml, setting, weight_folders
 from .registry import find_part, parts, unknown
 from .training import Recipe, get_recipe
@@ -179,8 +179,7 @@ def file_hash(path:Path|str # a file
 
 @lru_cache(maxsize=None)
 def _hash(path, *when): # a sweep asks for the ids of its runs again and again
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
+    return file_sha256(path)
 
 # %% ../nbs/06_spec.ipynb #dbc50370
 @patch

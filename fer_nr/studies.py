@@ -23,7 +23,7 @@ from .files import read_json, read_metadata, write_json
 from .locks import claim
 from .results import Record, read_record
 from .robustness import KINDS, robustness
-from .runs import build_learner, build_model, environment, load_faces
+from .runs import build_learner, build_model, describe, environment, load_faces, published
 from .spec import RunSpec
 from .training import averaged, load_state
 
@@ -104,14 +104,10 @@ class SelectionTrace(Callback):
 # %% ../nbs/06d_studies.ipynb #71ff4016
 def about_run(spec:RunSpec, faces, device)->dict:
     "What a trace says of its training"
-    names = dict(weights=Path(spec.weights).name, up=Path(spec.up).name) # no folder of this machine
-    images = {name: len(split) for name, split in faces.splits.items()}
-    data = dict(name=faces.name, fingerprint=faces.fingerprint, vocab=list(faces.vocab))
     machine = environment(device)
     del machine['peak_memory_mb']
-    recipe = asdict(spec.recipe_of())
-    about = dict(id=spec.id, spec=asdict(spec) | names, recipe=recipe,
-                 data=data | dict(images=images))
+    about = dict(id=spec.id, spec=published(spec), recipe=asdict(spec.recipe_of()),
+                 data=describe(faces))
     return about | machine
 
 def trace_run(spec:RunSpec,      # what to train

@@ -1,4 +1,4 @@
-"""Tables as YAML writes them down: their runs, the numbers beside them, and what they are compared with.
+"""Tables as YAML writes them: their runs, the numbers beside them, what they are compared with.
 
     title: Which rate?
     base: vit_ti           # what rows share: fields, a file of parameters, or a list of both
@@ -46,10 +46,11 @@ def find_table(name: str) -> Path:
 
 
 def load_table(path: Path | str, change: dict | None = None, budget=None) -> dict:
-    """A table's `title`, `paper`, `notes`, `rows` (name, spec: a `RunSpec` or None, paper, baseline).
+    """A table's `title`, `paper`, `notes` and `rows`.
 
-    `change` are fields to change in every row, `budget` stands in for the table's own. Raises
-    `ValueError` in one line: file, row, what was found, what was expected.
+    A row has name, spec (a `RunSpec` or None), paper and baseline. `change` are fields to change
+    in every row, `budget` stands in for the table's own. Raises `ValueError` in one line: file,
+    row, what was found, what was expected.
     """
     path, content, change = Path(path), read_yaml(path), change or {}
     with named_place(path):

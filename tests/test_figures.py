@@ -101,7 +101,7 @@ def test_find_faces(faces):
     assert find_faces(faces.test, order=ORDERS[3], logits=logits)[0] == most
     with pytest.raises(ValueError, match='needs the logits of a model'):
         find_faces(faces.test, order=ORDERS[3])
-    with pytest.raises(ValueError, match="no class 'joy'"):
+    with pytest.raises(ValueError, match="class 'joy' is unknown: expected one of neutral"):
         find_faces(faces.test, 'joy')
     with pytest.raises(ValueError, match="order 'odd'"):
         find_faces(faces.test, order='odd')
@@ -179,7 +179,7 @@ def test_minimiser(faces):
 
 def test_loss_figure_refuses(faces):
     prior = label_prior(faces.train)
-    with pytest.raises(ValueError, match="no class 'joy'"):
+    with pytest.raises(ValueError, match="class 'joy' is unknown: expected one of neutral"):
         loss_figure(prior, faces.vocab, 'joy')
     with pytest.raises(ValueError, match='alpha is 1.2'):
         loss_figure(prior, faces.vocab, 'fear', alpha=1.2)

@@ -235,8 +235,8 @@ def test_resizer_and_upload(cell, tmp_path):
     notes.write_text('hello')
     resizer.upload(notes)
     resizer.error().filter(has_text='notes.txt').wait_for()
-    wanted = '<i>notes.txt: not a readable picture (5 bytes); expected a PNG or JPEG file'
-    assert resizer.error().inner_text() == wanted  # the name is text, not HTML
+    wanted = '<i>notes.txt: not a readable picture (found none of JPEG'
+    assert resizer.error().inner_text().startswith(wanted)  # the name is text, not HTML
     face = np.pad(draw_faces('anger', seed=5, size=96)[0][0], ((0, 0), (30, 0)))
     Image.fromarray(face).save(tmp_path/'me.jpg')
     resizer.upload(tmp_path/'me.jpg')

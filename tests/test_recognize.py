@@ -171,10 +171,10 @@ def test_cutting_is_exact_where_nothing_is_to_be_resized():
 @pytest.mark.parametrize('values, line', [
     (np.zeros((2, 3, 4, 5, 6)), 'an array of shape (2, 3, 4, 5, 6)'),
     (np.zeros((0, 5, 3), np.uint8), 'an array of shape (0, 5, 3)'),
-    (np.full((5, 5), np.nan), 'finite floats'),
-    (np.full((5, 5), 300.), 'floats from 300 to 300'),
-    (np.zeros((5, 5), int), 'found int64'),
-    (np.array([['a']]), 'found <U1'),
+    (np.full((5, 5), np.nan), 'float64 from nan to nan'),
+    (np.full((5, 5), 300.), 'float64 from 300 to 300'),
+    (np.ones((5, 5), int), 'pixels are int64 from 1 to 1'),
+    (np.array([['a']]), 'pixels are <U1'),
 ])
 def test_arrays_that_are_no_pictures_get_one_line(values, line):
     with pytest.raises(ValueError) as error:
