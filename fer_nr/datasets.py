@@ -270,7 +270,10 @@ def ferplus(path, # folder with fer2013.csv and Microsoft's files, or with the F
 def named_splits(splits, # {split: {class folder: [files]}}
                  class_of:dict, # class folder -> class
                  vocab, root)->dict: # {split: dict(files, labels, names)}
-    "Lists of files with labels and names; raises `ValueError` for a class that is not trained"
+    """Lists of files with labels and names; raises `ValueError` for a class that is not trained
+
+    Warns of classes without a picture: a folder may have been lost.
+    """
     lists = {}
     for split, classes in splits.items():
         rows = dict(files=[], labels=[], names=[])
@@ -285,6 +288,9 @@ def named_splits(splits, # {split: {class folder: [files]}}
         if strange:
             raise ValueError(f'{printable(root)}: {split} has {", ".join(strange)}, of which train '
                              f'has no picture (it has {", ".join(sorted(trained))})')
+    lost = [name for name in vocab if name not in trained]
+    if lost:
+        warnings.warn(f'{printable(root)}: no picture of {", ".join(lost)}', stacklevel=4)
     return lists
 
 # %% ../nbs/00b_datasets.ipynb #6acb807b

@@ -450,10 +450,11 @@ def mcnemar(correct_a, # (N,) bool: model A is right
             correct_b, # (N,) bool: model B is right, same images in the same order
            )->dict:    # only_a, only_b: images that one alone gets right; p: 1 if there are none
     "Exact two-sided test of two models (McNemar 1947); raises `ValueError` for different lengths"
-    a, b = _numpy(correct_a).astype(bool), _numpy(correct_b).astype(bool)
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f'mcnemar: {a.shape} and {b.shape}: '
-                         'expected right or wrong for the same images')
+    a, b = _numpy(correct_a), _numpy(correct_b)
+    if a.shape != b.shape or a.ndim != 1 or not {*a, *b} <= {0, 1}:
+        raise ValueError(f'mcnemar: {a.shape} and {b.shape}, {a.dtype}: '
+                         'expected True (right) or False (wrong) for the same images')
+    a, b = a.astype(bool), b.astype(bool)
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     differ = only_a+only_b
     p = float(binomtest(only_a, differ).pvalue) if differ else 1.

@@ -105,6 +105,8 @@ class FaceDL(TfmdDL):
                  **kwargs):       # what else fastai passes to `new`
         if target not in ('labels', 'votes', 'none'):
             raise ValueError(f"target={target!r}, expected 'labels', 'votes' or 'none'")
+        if bs < 1:
+            raise ValueError(f'bs={bs}: expected 1 or more images a batch')
         self.vocab = CategoryMap(list(dataset.vocab), sort=False)
         functions = {name: value for name, value in kwargs.items() if name in self._methods}
         functions.setdefault('after_item', ClassNames(self.vocab))

@@ -8,6 +8,7 @@ __all__ = ['TIMM_SETTINGS', 'ID_DEFAULTS', 'check_arguments', 'check_parts', 'Ru
 
 # %% ../nbs/06_spec.ipynb #c70ebe86
 import ast
+import difflib
 import hashlib
 import inspect
 import json
@@ -133,6 +134,8 @@ def read_params(args:list[str] # YAML files and name=value pairs; later ones win
         if Path(arg).is_file():
             new = read_yaml(arg)
         elif is_pair:
+            if not text.strip() and name in known and known[name].default != '': # $UNSET
+                raise ValueError(f'{name}= is empty: expected a value')
             new = {name: text.strip()}
         else:
             raise FileNotFoundError(f'{arg} is not there: expected a YAML file of parameters, '
@@ -261,6 +264,11 @@ def options_from(values:dict, # name -> value; other names are left alone
                  kind:type    # `RunSpec` or `RunOptions`
                 )->RunSpec|RunOptions:
     "A spec, or options, from among the variables of a notebook; raises `ValueError`"
+    known = {field.name for kinds in (RunSpec, RunOptions) for field in fields(kinds)}
+    for name, value in values.items(): # what papermill was given, misspelt
+        plain = isinstance(value, (str, int, float, list, dict)) and not name.startswith('_')
+        if plain and name not in known and difflib.get_close_matches(name, known, 1):
+            raise ValueError(unknown('parameter', name, known))
     return kind(**{field.name: values[field.name] for field in fields(kind)})
 
 # %% ../nbs/06_spec.ipynb #fb690b6b

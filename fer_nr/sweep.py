@@ -27,7 +27,7 @@ from .progress import progress, progress_line
 from .registry import find_part
 from .results import differences, find_table, load_table, outcome, print_table
 from .results import read_record, records, remarks
-from .runs import build_model, load_faces, run, status
+from .runs import build_model, has_record, load_faces, run, status
 from .spec import RunSpec, read_params
 from .training import device_name
 
@@ -79,7 +79,7 @@ def unpublished(specs:list[RunSpec],        # runs
                 results:Path|str='results'  # folder of published records
                )->list[RunSpec]:
     "Those that are still to be run, or whose record is still to be published"
-    return [spec for spec in specs if not (Path(results)/f'{spec.id}.json').exists()]
+    return [spec for spec in specs if not has_record(Path(results)/f'{spec.id}.json', spec)]
 
 # %% ../nbs/06c_sweep.ipynb #9246ad68
 def is_taken(path:Path,     # the run's folder
