@@ -10,6 +10,7 @@ from pathlib import Path
 import papermill as pm
 import pytest
 
+from fer_nr.files import read_json
 from fer_nr.reading import plain_value, read_yaml
 from fer_nr.results import records
 
@@ -20,15 +21,16 @@ TINY = dict(forensics=dict(draws=20), selection_lab=dict(limit=300, epochs=2, or
 
 
 def execute(name, tmp_path, **params):
-    "Markdown and texts that a notebook shows"
+    "Markdown, tables and texts that a notebook shows"
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     notebook = pm.execute_notebook(NBS/f'{name}.ipynb', tmp_path/f'{name}.ipynb', params,
                                    kernel_name='python3', cwd=NBS, progress_bar=False)
     shown = []
     for cell in notebook.cells:
         for output in cell.outputs if cell.cell_type == 'code' else []:
-            markdown = output.get('data', {}).get('text/markdown', '')
-            shown.append(''.join(markdown or output.get('text', '')))
+            data = output.get('data', {})
+            rich = data.get('text/markdown', '') or data.get('text/plain', '')
+            shown.append(''.join(rich or output.get('text', '')))
     return '\n'.join(shown)
 
 
@@ -42,6 +44,14 @@ def test_runs_with_tiny_settings(name, tmp_path):
     shown = execute(name, tmp_path, **TINY[name])
     assert 'Traceback' not in shown
     assert 'nan' not in re.sub(r'[a-z]*nan[a-z]+|[a-z]+nan', '', shown)
+
+
+def test_peers_are_compared_from_the_published_numbers(tmp_path):
+    "The page shows what the tool measured"
+    rows = read_json(ROOT/'results'/'recognize'/'peers.json', 'measured peers')['rows']
+    shown = execute('peers', tmp_path)
+    for row in rows.values():
+        assert f"{100*row['all_eight']['accuracy']:.1f}" in shown
 
 
 def test_every_parameter_is_explained():
