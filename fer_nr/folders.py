@@ -212,6 +212,11 @@ def _letters(name):
 def check_classes(splits: dict, where: str):
     "Refuse splits whose class folders differ: some would be tested that were never trained"
     train = list(splits['train'])
+    folded = Counter(name.casefold() for name in train)
+    twins = [name for name in train if folded[name.casefold()] > 1]
+    if twins:
+        raise ValueError(f'{where}: the classes {", ".join(twins)} differ in capital letters '
+                         'alone; expected one folder for each class')
     for split, classes in splits.items():
         if set(classes) != set(train):
             hint = 'vocab=(…) if one may be missing'

@@ -656,6 +656,7 @@ REFUSED = dict(
     train_more=(lambda p: strange(p, 'train/c/1.png'), 'but test has a, b; expected the same'),
     case=(lambda p: class_tree(class_tree(p, names=['train']), ('A', 'b'), ['test']),
           'only capital letters differ'),
+    case_within=(lambda p: class_tree(p, ('a', 'A', 'b')), 'differ in capital letters alone'),
     spaces=(lambda p: class_tree(class_tree(p, ('a ', 'b'), ['train']), names=['test']),
             'only letters or spaces differ that look alike'),
     accents=(lambda p: class_tree(class_tree(p, ('a', 'e\u0301'), ['train']), ('a', '\xe9'),
