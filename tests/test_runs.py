@@ -21,6 +21,7 @@ from fer_nr.commands import parser
 from fer_nr.locks import claim, commanding
 from fer_nr.progress import progress, progress_line
 from fer_nr.registry import parts
+from fer_nr.sweep import unpublished
 from fer_nr.synthetic import write_ferplus
 
 ROOT = Path(__file__).parent.parent
@@ -344,15 +345,34 @@ def test_bad_input_is_one_line(what, tmp_path, capfd):
 
 
 def test_failed_run_says_so_and_can_be_repeated(tmp_path, capfd):
-    "A run that failed is marked, with its error; a corrected one starts"
-    with pytest.raises(SystemExit):
-        fer_nr_run(['data=ferplus'], runs=str(tmp_path), data_path=str(tmp_path / 'gone'))
-    [line] = lines_of(capfd.readouterr().err)
-    assert 'FileNotFoundError' in line and 'gone' in line
+    "A run that failed is marked, with its error; what cannot start leaves nothing"
     spec = RunSpec(data='ferplus')
-    assert status(spec, tmp_path, tmp_path) == 'failed'
+    (tmp_path / 'empty').mkdir()
+    for folder, stands in dict(gone='missing', empty='failed').items():
+        with pytest.raises(SystemExit):
+            fer_nr_run(['data=ferplus'], runs=str(tmp_path), data_path=str(tmp_path / folder))
+        [line] = lines_of(capfd.readouterr().err)
+        assert folder in line
+        assert status(spec, tmp_path, tmp_path) == stands
     failed = json.loads((tmp_path / spec.id / 'failed.json').read_text())
     assert 'FileNotFoundError' in failed['error']
+
+
+def test_a_run_is_believed_only_with_its_own_record(tmp_path):
+    "Damaged, or another run's: not done, not published"
+    spec = RunSpec(data='synthetic', limit=100, epochs=1)
+    other = next((ROOT / 'results').glob('ferplus-*.json')).read_text()
+    file = tmp_path / 'runs' / spec.id / 'record.json'
+    file.parent.mkdir(parents=True)
+    for text, said in (('{}', 'is not a record'), (other, f'expected that of {spec.id}')):
+        file.write_text(text)
+        assert status(spec, tmp_path / 'runs', tmp_path) == 'missing'
+        with pytest.raises(ValueError, match=said):
+            run(spec, tmp_path / 'runs', tmp_path / 'results')
+        assert not (tmp_path / 'results').exists()
+        published = tmp_path / f'{spec.id}.json'
+        published.write_text(text)
+        assert unpublished([spec], tmp_path) == [spec]
 
 
 def test_ctrl_c_is_one_line(tmp_path):
