@@ -1,5 +1,8 @@
 """The exported file answers as torch does, for every size, number and resizer."""
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -172,3 +175,34 @@ def test_psr_is_built_from_its_file_alone(tmp_path):
     (tmp_path/'edsr.safetensors').unlink()
     face = torch.rand(1, 1, 48, 48)
     torch.testing.assert_close(load_model(path)(face), model(face))
+
+
+SESSION = """
+from fer_nr.photographs import FaceDetector
+FaceDetector()
+"""
+QUANTISER = """
+import sys
+from pathlib import Path
+import onnx
+from onnx import TensorProto, helper
+from fer_nr.onnx_export import quantize
+value = helper.make_tensor_value_info('x', TensorProto.FLOAT, [1])
+graph = helper.make_graph([helper.make_node('Relu', ['x'], ['y'])], 'toy', [value],
+                          [helper.make_tensor_value_info('y', TensorProto.FLOAT, [1])])
+source, target = Path(sys.argv[1])/'toy.onnx', Path(sys.argv[1])/'int8.onnx'
+onnx.save(helper.make_model(graph), source)
+quantize(source, target)
+"""
+
+
+@pytest.mark.parametrize('code', [SESSION, QUANTISER], ids=['session', 'quantiser'])
+def test_onnxruntime_leaves_nothing_behind(code, tmp_path):
+    "It would write an identifier and statistics to send into the user's cache"
+    home, cache, work = (tmp_path/name for name in ('home', 'cache', 'work'))
+    for folder in (home, cache, work):
+        folder.mkdir()
+    env = os.environ | dict(HOME=str(home), XDG_CACHE_HOME=str(cache))
+    env.pop('ORT_DISABLE_TELEMETRY', None)
+    subprocess.run([sys.executable, '-c', code, work], env=env, check=True)
+    assert not [path for folder in (home, cache) for path in folder.rglob('*') if path.is_file()]
