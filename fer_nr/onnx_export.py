@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from .backbone import FERModel, load_model
-from .files import read_json, regular_file, replacing
+from .files import regular_file, replacing
 from .registry import unknown
 
 # %% ../nbs/08_onnx.ipynb #7d71e695
@@ -209,13 +209,17 @@ def about_model(meta:dict # of a model's file
 
 def read_run(folder:Path|str # of a run, with best.safetensors and record.json
             )->tuple[FERModel, dict]: # its model; vocab, temperature and grey from its record
-    "What a run has left"
-    folder = Path(folder)
-    record = read_json(folder/'record.json', 'the record of a finished run')
-    model = load_model(folder/'best.safetensors')
-    calibrated = record['metrics'].get('test_calibrated', {})
+    "What a run has left; raises `ValueError` or `FileNotFoundError` for what is no whole one"
+    from fer_nr.results import is_positive, read_record  # here, as they import fastai
+    path = Path(folder)/'record.json'
+    record = read_record(path)
+    calibrated = record['metrics'].get('test_calibrated')
+    temperature = calibrated.get('of_votes', 1.) if isinstance(calibrated, dict) else 1.
+    if not is_positive(temperature):
+        raise ValueError(f'{path}: of_votes is {temperature!r}: expected a temperature above 0')
+    model = load_model(path.with_name('best.safetensors'))
     about = about_model(model.meta) | dict(vocab=record['data']['vocab'])
-    return model, about | dict(temperature=calibrated.get('of_votes', 1.))
+    return model, about | dict(temperature=temperature)
 
 # %% ../nbs/08_onnx.ipynb #98522611
 def load_shares(model=None, # None: the shipped one; weight file, run's folder, `FERModel`, .onnx
