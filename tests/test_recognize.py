@@ -307,10 +307,7 @@ def test_a_light_import():
 def test_the_shipped_model_is_what_its_card_says(fer2013):
     "With the real test images, the file in the package has exactly the accuracy that it states"
     from fer_nr.data import ferplus
-    try:
-        path = shipped_model()
-    except FileNotFoundError:
-        pytest.skip('no model is shipped yet')
+    path = shipped_model()
     recognize = Recognizer(path)
     assert path.stat().st_size <= 12e6
     test = ferplus(fer2013).test
