@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BEFORE', 'BARS', 'View', 'views', 'face_table', 'answer_table', 'Recognizer', 'draw_shares', 'annotate',
-           'write_annotated', 'brief', 'check_outside', 'fer_nr_predict', 'export_onnx', 'shipped_model']
+           'write_annotated', 'brief', 'check_outside', 'check_csv', 'fer_nr_predict', 'export_onnx', 'shipped_model']
 
 # %% ../nbs/08_recognize.ipynb #118c3f55
 import sys
@@ -276,15 +276,33 @@ def brief(faces:pd.DataFrame, # of a `Recognizer`
     return table
 
 # %% ../nbs/08_recognize.ipynb #6280f6c0
-def check_outside(folder:str, # for annotated copies; '': none
-                  sources:list # photographs, videos, folders or patterns
+def check_outside(folder:Path|str, # for annotated copies
+                  photos:list # photographs, videos, folders or patterns
                  ):
-    "Raise one line if the copies would be found as photographs by the next call"
+    "Raise one line if copies would replace photographs, or be taken for such by the next call"
     copies = Path(folder).resolve()
-    for source in map(Path, sources if folder else []):
-        if source.is_dir() and source.resolve() in (copies, *copies.parents):
-            raise ValueError(f'{folder} lies in {source}: expected a folder outside of it, '
+    for photo in (Path(o).expanduser() for o in photos):
+        if photo.is_dir() and photo.resolve() in (copies, *copies.parents):
+            raise ValueError(f'{folder} lies in {photo}: expected a folder outside of it, '
                              'or the next call takes the copies for photographs')
+    for source in find_sources(photos):
+        if copies in (source.parent.resolve(), source.resolve().parent):
+            raise ValueError(f'{folder} is where {source} lies: expected another folder, '
+                             'or copies replace photographs')
+
+# %% ../nbs/08_recognize.ipynb #6280f6c2
+def check_csv(path:Path|str, # for the table
+              photos:list # photographs, videos, folders or patterns
+             ):
+    "Raise one line if the table would replace what is no table"
+    path = Path(path)
+    if path.resolve() in [source.resolve() for source in find_sources(photos)]:
+        raise ValueError(f'{path} is to be read: expected another file for the table')
+    if path.is_dir():
+        raise ValueError(f'{path} is a folder: expected a file for the table')
+    if path.exists() and path.suffix.lower() != '.csv':
+        raise ValueError(f'{path} is there already and does not end in .csv: '
+                         'expected a new file, or a .csv to replace')
 
 # %% ../nbs/08_recognize.ipynb #6280f6be
 @command
@@ -298,7 +316,10 @@ def fer_nr_predict(
 ):
     "What ten people would say about each face: what they see in it, not what somebody feels"
     try:
-        check_outside(annotate, photos)
+        if csv:
+            check_csv(csv, photos)
+        if annotate:
+            check_outside(annotate, photos)
         recognize = Recognizer(model or None)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # they are printed below

@@ -270,6 +270,42 @@ def test_the_command_says_what_is_wrong_in_one_line(capsys, album, tiny):
         assert code.startswith('fer_nr_predict: ') and '\n' not in code and out == err == ''
 
 
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+@pytest.mark.parametrize('photos, output, line', [
+    (['a.jpg'], dict(csv='a.jpg'), 'a.jpg is to be read'),
+    (['.'], dict(csv='nobody.png'), 'nobody.png is to be read'),
+    (['table.csv'], dict(csv='sub/../table.csv'), 'table.csv is to be read'),
+    (['a.jpg'], dict(csv='film.avi'), 'does not end in .csv'),
+    (['a.jpg'], dict(csv='notes.txt'), 'does not end in .csv'),
+    (['a.jpg'], dict(csv='sub'), 'sub is a folder'),
+    (['a.jpg'], dict(annotate='.'), '. is where a.jpg lies'),
+    (['a.jpg', 'sub/b.jpg'], dict(annotate='sub'), 'sub is where sub/b.jpg lies'),
+    (['*/b.jpg'], dict(annotate='sub'), 'sub is where sub/b.jpg lies'),
+    (['link.jpg'], dict(annotate='sub'), 'sub is where link.jpg lies'),
+    (['sub'], dict(annotate='sub/seen'), 'sub/seen lies in sub')])
+def test_no_photograph_is_written_over(photos, output, line, capsys, album, tiny, monkeypatch):
+    monkeypatch.chdir(album)
+    (album/'sub').mkdir()
+    for name in ('table.csv', 'film.avi', 'sub/b.jpg'):
+        Image.open(HOPPER).save(album/name, 'JPEG')
+    (album/'link.jpg').symlink_to('sub/b.jpg')
+    before = contents(album)
+    code, out, err = run_command(capsys, photos, model=str(tiny), **output)
+    assert line in code and '\n' not in code and out == ''
+    assert contents(album) == before
+
+
+def test_tables_and_copies_of_an_earlier_call_are_replaced(capsys, album, tiny, monkeypatch):
+    monkeypatch.chdir(album)
+    for _ in range(2):
+        code, *_ = run_command(capsys, ['a.jpg'], csv='faces.CSV', annotate='seen', model=str(tiny))
+        assert code == 0
+    assert len(pd.read_csv('faces.CSV')) == 1 and os.listdir('seen') == ['a.jpg']
+
+
 def test_a_video(recognize, tmp_path):
     cv2 = pytest.importorskip('cv2')
     jpegs = cv2.VideoWriter_fourcc(*'MJPG')
