@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['BEFORE', 'BARS', 'View', 'views', 'face_table', 'answer_table', 'Recognizer', 'draw_shares', 'annotate',
-           'write_annotated', 'brief', 'check_outside', 'check_csv', 'fer_nr_predict', 'export_onnx', 'shipped_model']
+           'write_annotated', 'brief', 'check_outside', 'check_csv', 'check_folder', 'fer_nr_predict', 'export_onnx',
+           'shipped_model']
 
 # %% ../nbs/08_recognize.ipynb #118c3f55
 import sys
+import tempfile
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from .files import cores, replacing
 from .onnx_export import export_onnx, load_shares, shipped_model
 from .photographs import COLUMNS, FaceDetector, cut_face, face_square
 from .photographs import find_sources, is_video, read_picture, read_video
+from .text import one_line
 
 # %% ../nbs/08_recognize.ipynb #39e9c2c2
 _all_ = ['export_onnx', 'shipped_model']
@@ -265,7 +268,7 @@ def brief(faces:pd.DataFrame, # of a `Recognizer`
          )->pd.DataFrame: # a line a face, for a terminal
     "Which face says what: the class with the largest share, that share, the entropy"
     largest = faces[list(vocab)].max(axis=1) if len(faces) else []
-    table = pd.DataFrame(dict(source=[Path(o).name for o in faces['source']]))
+    table = pd.DataFrame(dict(source=[one_line(Path(o).name) for o in faces['source']]))
     if faces['frame'].notna().any():
         table['frame'] = faces['frame']
     table['at'] = [f'{x:.0f},{y:.0f}' for x, y in zip(faces['x'], faces['y'])]
@@ -304,6 +307,18 @@ def check_csv(path:Path|str, # for the table
         raise ValueError(f'{path} is there already and does not end in .csv: '
                          'expected a new file, or a .csv to replace')
 
+# %% ../nbs/08_recognize.ipynb #6280f6c4
+def check_folder(folder:Path|str # made if it is not there
+                ):
+    "Raise one line if nothing can be written there"
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f'{folder}: nothing can be written there ({error.strerror}): '
+                      'expected a folder for what is found') from None
+
 # %% ../nbs/08_recognize.ipynb #6280f6be
 @command
 def fer_nr_predict(
@@ -318,21 +333,26 @@ def fer_nr_predict(
     try:
         if csv:
             check_csv(csv, photos)
+            check_folder(Path(csv).parent)
         if annotate:
             check_outside(annotate, photos)
+            check_folder(annotate)
         recognize = Recognizer(model or None)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # they are printed below
             faces = recognize([Path(o) for o in photos], detect=not cut, every=every,
                               progress=sys.stderr.isatty())
-        if csv:
-            with replacing(csv) as temporary:
-                faces.to_csv(temporary, index=False)
-        if annotate:
-            write_annotated(faces, recognize.vocab, annotate, every)
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f'fer_nr_predict: {error}') from None
-    problems = faces.attrs['problems']
+    problems = list(faces.attrs['problems'])
+    try:
+        if csv:
+            with replacing(csv) as temporary:
+                faces.to_csv(temporary, index=False, errors='surrogateescape')
+        if annotate:
+            write_annotated(faces, recognize.vocab, annotate, every)
+    except (ValueError, OSError) as error:
+        problems.append(error)  # what was found is printed all the same
     for problem in problems:
         print(f'fer_nr_predict: {problem}', file=sys.stderr)
     print(brief(faces, recognize.vocab).to_string(index=False) if len(faces) else 'no face found')

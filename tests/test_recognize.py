@@ -1,5 +1,6 @@
 """The recogniser: odd inputs, broken files, the command, and what a light import loads."""
 import os
+import resource
 import subprocess
 import sys
 import warnings
@@ -304,6 +305,44 @@ def test_tables_and_copies_of_an_earlier_call_are_replaced(capsys, album, tiny, 
         code, *_ = run_command(capsys, ['a.jpg'], csv='faces.CSV', annotate='seen', model=str(tiny))
         assert code == 0
     assert len(pd.read_csv('faces.CSV')) == 1 and os.listdir('seen') == ['a.jpg']
+
+
+@pytest.fixture
+def no_room():
+    "Files can be made and stay empty, as on a disk that has run full"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize('output', ['csv', 'annotate'])
+def test_answers_are_printed_where_they_cannot_be_written(output, capsys, album, tiny, no_room):
+    where = {output: str(album/'out'/'new')}
+    code, out, err = run_command(capsys, [str(album/'a.jpg')], model=str(tiny), **where)
+    assert code == 1 and 'could not be written' in err and err.count('\n') == 1
+    assert 'a.jpg' in out and '173,11' in out
+
+
+def test_folders_are_tried_before_the_work(capsys, album, tiny):
+    photo = album/'a.jpg'
+    for output in (dict(csv=str(photo/'faces.csv')), dict(annotate=str(photo/'seen')),
+                   dict(annotate=str(album/'notes.txt'))):
+        code, out, err = run_command(capsys, [str(photo)], model=str(tiny), **output)
+        assert 'nothing can be written there' in code and '\n' not in code and out == err == ''
+
+
+def test_names_that_are_odd(capsys, album, tiny):
+    "Not UTF-8, or with a new line: whole in the csv, and on one line in the terminal"
+    names = [os.fsdecode(b'\xff.jpg'), 'b\nc.jpg']
+    for name in names:
+        os.link(album/'a.jpg', album/name)
+    code, out, err = run_command(capsys, [str(album/name) for name in names], model=str(tiny),
+                                 csv=str(album/'faces.csv'), annotate=str(album/'seen'))
+    assert (code, err) == (0, '') and out.count('\n') == 3
+    faces = pd.read_csv(album/'faces.csv', encoding_errors='surrogateescape')
+    assert faces['source'].tolist() == [str(album/name) for name in names]
+    assert sorted(os.listdir(album/'seen')) == sorted(names)
 
 
 def test_a_video(recognize, tmp_path):
