@@ -22,12 +22,11 @@ from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
-from .commands import command
+from .commands import command, fail, one_line, warn
 from .files import cores, replacing
 from .onnx_export import export_onnx, load_shares, shipped_model
 from .photographs import COLUMNS, FaceDetector, cut_face, face_square
 from .photographs import find_sources, is_video, read_picture, read_video
-from .text import one_line
 
 # %% ../nbs/08_recognize.ipynb #39e9c2c2
 _all_ = ['export_onnx', 'shipped_model']
@@ -320,7 +319,7 @@ def check_folder(folder:Path|str # made if it is not there
                       'expected a folder for what is found') from None
 
 # %% ../nbs/08_recognize.ipynb #6280f6be
-@command
+@command(pairs=False)
 def fer_nr_predict(
     photos:list, # photographs, videos, folders or patterns
     csv:str='', # write all columns to this file
@@ -343,7 +342,9 @@ def fer_nr_predict(
             faces = recognize([Path(o) for o in photos], detect=not cut, every=every,
                               progress=sys.stderr.isatty())
     except (ValueError, OSError, ImportError) as error:
-        raise SystemExit(f'fer_nr_predict: {error}') from None
+        fail(error)
+    except KeyboardInterrupt:
+        fail('stopped')
     problems = list(faces.attrs['problems'])
     try:
         if csv:
@@ -354,7 +355,7 @@ def fer_nr_predict(
     except (ValueError, OSError) as error:
         problems.append(error)  # what was found is printed all the same
     for problem in problems:
-        print(f'fer_nr_predict: {problem}', file=sys.stderr)
+        warn(problem)
     print(brief(faces, recognize.vocab).to_string(index=False) if len(faces) else 'no face found')
     if problems:
         raise SystemExit(1)

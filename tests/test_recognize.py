@@ -266,9 +266,25 @@ def test_the_command_says_what_is_wrong_in_one_line(capsys, album, tiny):
     for args in (dict(photos=['none.jpg'], model=str(tiny)),
                  dict(photos=[str(album/'a.jpg')], model='none.safetensors'),
                  dict(photos=[str(album/'broken.jpg')], model=str(tiny)),
+                 dict(photos=['two\nlines.jpg'], model=str(tiny)),
                  dict(photos=[str(album/'a.jpg')], model=str(tiny), csv='/dev/null/faces.csv')):
         code, out, err = run_command(capsys, **args)
-        assert code.startswith('fer_nr_predict: ') and '\n' not in code and out == err == ''
+        assert (code, out) == (1, '') and err.startswith('fer_nr: ') and err.count('\n') == 1
+
+
+def test_each_broken_file_has_one_line(capsys, album, tiny):
+    (album/'two\nlines.jpg').touch()
+    code, out, err = run_command(capsys, [str(album)], model=str(tiny))
+    lines = err.splitlines()
+    assert code == 1 and len(lines) == 3 and all(line.startswith('fer_nr: ') for line in lines)
+    assert 'two lines.jpg' in err
+
+
+def test_a_wrong_option_is_not_taken_for_a_parameter(capsys, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['fer_nr_predict', 'a.jpg', '--detect', 'x'])
+    code, out, err = run_command(capsys)
+    assert (code, out) == (2, '') and err.count('\n') == 1
+    assert 'unrecognized arguments: --detect' in err and 'VALUE' not in err
 
 
 def contents(folder):
@@ -295,7 +311,7 @@ def test_no_photograph_is_written_over(photos, output, line, capsys, album, tiny
     (album/'link.jpg').symlink_to('sub/b.jpg')
     before = contents(album)
     code, out, err = run_command(capsys, photos, model=str(tiny), **output)
-    assert line in code and '\n' not in code and out == ''
+    assert (code, out) == (1, '') and line in err and err.count('\n') == 1
     assert contents(album) == before
 
 
@@ -329,7 +345,8 @@ def test_folders_are_tried_before_the_work(capsys, album, tiny):
     for output in (dict(csv=str(photo/'faces.csv')), dict(annotate=str(photo/'seen')),
                    dict(annotate=str(album/'notes.txt'))):
         code, out, err = run_command(capsys, [str(photo)], model=str(tiny), **output)
-        assert 'nothing can be written there' in code and '\n' not in code and out == err == ''
+        assert (code, out) == (1, '')
+        assert 'nothing can be written there' in err and err.count('\n') == 1
 
 
 def test_names_that_are_odd(capsys, album, tiny):
