@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from nbdev.config import get_config
 from PIL import Image
 
 import fer_nr
 from fer_nr.backbone import fer_model, save_weights
 from fer_nr.onnx_export import Shares, export_onnx, shipped_model
 from fer_nr.photographs import FaceDetector, cut_face, face_square, find_sources, read_picture
-from fer_nr.recognize import Recognizer, fer_nr_predict
+from fer_nr.recognize import BEFORE, Recognizer, fer_nr_predict
 from fer_nr.resizer import NeuralResizer
 
 VOCAB = ('neutral', 'happiness', 'surprise')
@@ -285,6 +286,37 @@ def test_a_wrong_option_is_not_taken_for_a_parameter(capsys, monkeypatch):
     code, out, err = run_command(capsys)
     assert (code, out) == (2, '') and err.count('\n') == 1
     assert 'unrecognized arguments: --detect' in err and 'VALUE' not in err
+
+
+@pytest.fixture(scope='module')
+def predicted(tmp_path_factory):
+    "The command in a process of its own, with the shipped model and a photograph; its folder"
+    folder = tmp_path_factory.mktemp('predicted')
+    words = [Path(sys.executable).parent/'fer_nr_predict', HOPPER, '--csv', 'faces.csv',
+             '--annotate', 'seen']
+    env = os.environ | dict(PYTHONPATH=str(get_config().config_path), OMP_NUM_THREADS='1')
+    return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True), folder
+
+
+def test_the_command_on_a_photograph(predicted):
+    done, folder = predicted
+    assert (done.returncode, done.stderr) == (0, '')
+    faces = pd.read_csv(folder/'faces.csv')
+    vocab = Recognizer().vocab
+    assert list(faces) == [*BEFORE, *vocab, 'expression', 'entropy', 'small']
+    face, = faces.to_dict('records')
+    assert face['source'] == HOPPER and not face['small']
+    assert 150 < face['x'] < 200 and 90 < face['y'] < 140 and 200 < face['height'] < 250
+    shares = faces.loc[0, list(vocab)].astype(float)
+    assert abs(shares.sum() - 1) < 1e-4 and face['expression'] == shares.idxmax() == 'neutral'
+    assert os.listdir(folder/'seen') == ['grace_hopper.jpg']
+    assert Image.open(folder/'seen'/'grace_hopper.jpg').size == Image.open(HOPPER).size
+
+
+def test_the_readme_prints_what_the_command_prints(predicted):
+    readme = (get_config().config_path/'README.md').read_text('utf-8')
+    block = readme.split('it prints\n\n```\n')[1].split('```')[0]
+    assert block == predicted[0].stdout
 
 
 def contents(folder):
