@@ -334,11 +334,13 @@ def contents(folder):
     (['a.jpg', 'sub/b.jpg'], dict(annotate='sub'), 'sub is where sub/b.jpg lies'),
     (['*/b.jpg'], dict(annotate='sub'), 'sub is where sub/b.jpg lies'),
     (['link.jpg'], dict(annotate='sub'), 'sub is where link.jpg lies'),
-    (['sub'], dict(annotate='sub/seen'), 'sub/seen lies in sub')])
+    (['sub'], dict(annotate='sub/seen'), 'sub/seen lies in sub'),
+    (['a.jpg'], dict(annotate='other'), 'other holds a.jpg, which is no annotated copy')])
 def test_no_photograph_is_written_over(photos, output, line, capsys, album, tiny, monkeypatch):
     monkeypatch.chdir(album)
     (album/'sub').mkdir()
-    for name in ('table.csv', 'film.avi', 'sub/b.jpg'):
+    (album/'other').mkdir()
+    for name in ('table.csv', 'film.avi', 'sub/b.jpg', 'other/a.jpg'):
         Image.open(HOPPER).save(album/name, 'JPEG')
     (album/'link.jpg').symlink_to('sub/b.jpg')
     before = contents(album)
