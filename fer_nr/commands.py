@@ -16,17 +16,23 @@ from fastcore.docments import docments
 
 from .text import one_line
 
-__all__ = ['parser', 'command', 'one_line', 'fail']
+__all__ = ['parser', 'command', 'one_line', 'warn', 'fail']
+
+
+def warn(error):
+    "Say on one line what is wrong, and go on"
+    print(f'fer_nr: {one_line(error)}', file=sys.stderr)
 
 
 def fail(error, code: int = 1):
     "End a command with one line"
-    print(f'fer_nr: {one_line(error)}', file=sys.stderr)
+    warn(error)
     raise SystemExit(code)
 
 
 class _Parser(argparse.ArgumentParser):
     "Says what is wrong in one line; a flag that it does not know may be meant as a parameter"
+    pairs = True
 
     def error(self, message):
         fail(f'{message} (see {self.prog} --help)', 2)
@@ -35,7 +41,7 @@ class _Parser(argparse.ArgumentParser):
         "Parameter -> value, wherever the options stand"
         known, rest = self.parse_known_intermixed_args(args)
         for word in rest:
-            if word.startswith('--'):
+            if self.pairs and word.startswith('--'):
                 name, _, value = word[2:].partition('=')
                 self.error(f"unrecognized arguments: {word}; if it is a parameter, write "
                            f"{name}={value or 'VALUE'}")
@@ -70,31 +76,32 @@ def _layout(prog):
     return argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=110)
 
 
-def parser(func: Callable, more: str = '') -> argparse.ArgumentParser:
+def parser(func: Callable, more: str = '', pairs: bool = True) -> argparse.ArgumentParser:
     """The command line of `func`, with annotated parameters and docments; `more` is under its help.
 
     A `list` is positional, a `bool` is a switch, a `Literal` has choices, everything else is a flag
-    with a value.
+    with a value. `pairs`: does it take name=value, which somebody may write as a flag?
     """
     line = _Parser(func.__name__, description=func.__doc__, epilog=more, formatter_class=_layout,
                    allow_abbrev=False)
+    line.pairs = pairs
     for name, parameter in docments(func, full=True, returns=False).items():
         _add(line, name, parameter)
     return line
 
 
-def command(func: Callable | None = None, more: Callable = str) -> Callable:
-    """Decorator: `func` is also a command; `more` gives what stands under its help.
+def command(func: Callable | None = None, more: Callable = str, pairs: bool = True) -> Callable:
+    """Decorator: `func` is also a command; `more` and `pairs` are as for `parser`.
 
     It reads the command line where the program is named like it and it was called without
     arguments, as `console_scripts` do; any other call is a plain call.
     """
     if func is None:
-        return lambda func: command(func, more)
+        return lambda func: command(func, more, pairs)
 
     @wraps(func)
     def run(*args, **kwargs):
         if args or kwargs or Path(sys.argv[0]).stem != func.__name__:
             return func(*args, **kwargs)
-        func(**parser(func, more()).parse())
+        func(**parser(func, more(), pairs).parse())
     return run

@@ -1,11 +1,15 @@
 """The exported file answers as torch does, for every size, number and resizer."""
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from nbdev.config import get_config
 
 from fer_nr.backbone import fer_model, find_method, load_model, save_weights
 from fer_nr.files import save_tensors
@@ -154,6 +158,43 @@ def test_what_a_training_left_says_its_classes_and_colours(channels, tmp_path):
     assert found.vocab == VOCAB and found.grey == (channels == 1)
 
 
+@pytest.fixture
+def finished(tmp_path):
+    "A run's folder: a published record, and a model of one block with as many classes"
+    record = next((get_config().config_path/'results').glob('ferplus-*.json')).read_text()
+    classes = len(json.loads(record)['data']['vocab'])
+    resizer = NeuralResizer(in_size=48, in_chans=1, up='bilinear', down='none', up_size=64, size=64)
+    model = fer_model('vit_tiny_patch16_224', resizer, classes, depth=1)
+    save_weights(model, tmp_path/'best.safetensors')
+    (tmp_path/'record.json').write_text(record)
+    return tmp_path
+
+
+def test_a_run_says_its_classes_and_temperature(finished):
+    record = json.loads((finished/'record.json').read_text())
+    record['metrics']['test_calibrated']['of_votes'] = .5
+    (finished/'record.json').write_text(json.dumps(record))
+    found = load_shares(finished)
+    assert found.vocab == tuple(record['data']['vocab']) and found.temperature == .5
+    del record['metrics']['test_calibrated']
+    (finished/'record.json').write_text(json.dumps(record))
+    assert load_shares(finished).temperature == 1
+
+
+@pytest.mark.parametrize('change, line', [
+    (lambda record: record.clear(), 'record.json is not a record: it lacks id'),
+    (lambda record: record.pop('metrics'), 'record.json is not a record: it lacks metrics'),
+    (lambda record: record['data'].pop('vocab'), 'expected the vocab'),
+    (lambda record: record['metrics']['test_calibrated'].update(of_votes='x'), "of_votes is 'x'")])
+def test_a_damaged_record_is_one_line(finished, change, line):
+    record = json.loads((finished/'record.json').read_text())
+    change(record)
+    (finished/'record.json').write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=line) as error:
+        load_shares(finished)
+    assert '\n' not in str(error.value)
+
+
 def test_a_model_in_memory_is_left_in_training():
     model = shares_of(up='bilinear', down='none').model.train()
     load_shares(model, VOCAB)
@@ -172,3 +213,34 @@ def test_psr_is_built_from_its_file_alone(tmp_path):
     (tmp_path/'edsr.safetensors').unlink()
     face = torch.rand(1, 1, 48, 48)
     torch.testing.assert_close(load_model(path)(face), model(face))
+
+
+SESSION = """
+from fer_nr.photographs import FaceDetector
+FaceDetector()
+"""
+QUANTISER = """
+import sys
+from pathlib import Path
+import onnx
+from onnx import TensorProto, helper
+from fer_nr.onnx_export import quantize
+value = helper.make_tensor_value_info('x', TensorProto.FLOAT, [1])
+graph = helper.make_graph([helper.make_node('Relu', ['x'], ['y'])], 'toy', [value],
+                          [helper.make_tensor_value_info('y', TensorProto.FLOAT, [1])])
+source, target = Path(sys.argv[1])/'toy.onnx', Path(sys.argv[1])/'int8.onnx'
+onnx.save(helper.make_model(graph), source)
+quantize(source, target)
+"""
+
+
+@pytest.mark.parametrize('code', [SESSION, QUANTISER], ids=['session', 'quantiser'])
+def test_onnxruntime_leaves_nothing_behind(code, tmp_path):
+    "It would write an identifier and statistics to send into the user's cache"
+    home, cache, work = (tmp_path/name for name in ('home', 'cache', 'work'))
+    for folder in (home, cache, work):
+        folder.mkdir()
+    env = os.environ | dict(HOME=str(home), XDG_CACHE_HOME=str(cache))
+    env.pop('ORT_DISABLE_TELEMETRY', None)
+    subprocess.run([sys.executable, '-c', code, work], env=env, check=True)
+    assert not [path for folder in (home, cache) for path in folder.rglob('*') if path.is_file()]

@@ -1,5 +1,6 @@
 """The recogniser: odd inputs, broken files, the command, and what a light import loads."""
 import os
+import resource
 import subprocess
 import sys
 import warnings
@@ -10,13 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from nbdev.config import get_config
 from PIL import Image
 
 import fer_nr
 from fer_nr.backbone import fer_model, save_weights
 from fer_nr.onnx_export import Shares, export_onnx, shipped_model
 from fer_nr.photographs import FaceDetector, cut_face, face_square, find_sources, read_picture
-from fer_nr.recognize import Recognizer, fer_nr_predict
+from fer_nr.recognize import BEFORE, Recognizer, fer_nr_predict
 from fer_nr.resizer import NeuralResizer
 
 VOCAB = ('neutral', 'happiness', 'surprise')
@@ -265,9 +267,133 @@ def test_the_command_says_what_is_wrong_in_one_line(capsys, album, tiny):
     for args in (dict(photos=['none.jpg'], model=str(tiny)),
                  dict(photos=[str(album/'a.jpg')], model='none.safetensors'),
                  dict(photos=[str(album/'broken.jpg')], model=str(tiny)),
+                 dict(photos=['two\nlines.jpg'], model=str(tiny)),
                  dict(photos=[str(album/'a.jpg')], model=str(tiny), csv='/dev/null/faces.csv')):
         code, out, err = run_command(capsys, **args)
-        assert code.startswith('fer_nr_predict: ') and '\n' not in code and out == err == ''
+        assert (code, out) == (1, '') and err.startswith('fer_nr: ') and err.count('\n') == 1
+
+
+def test_each_broken_file_has_one_line(capsys, album, tiny):
+    (album/'two\nlines.jpg').touch()
+    code, out, err = run_command(capsys, [str(album)], model=str(tiny))
+    lines = err.splitlines()
+    assert code == 1 and len(lines) == 3 and all(line.startswith('fer_nr: ') for line in lines)
+    assert 'two lines.jpg' in err
+
+
+def test_a_wrong_option_is_not_taken_for_a_parameter(capsys, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['fer_nr_predict', 'a.jpg', '--detect', 'x'])
+    code, out, err = run_command(capsys)
+    assert (code, out) == (2, '') and err.count('\n') == 1
+    assert 'unrecognized arguments: --detect' in err and 'VALUE' not in err
+
+
+@pytest.fixture(scope='module')
+def predicted(tmp_path_factory):
+    "The command in a process of its own, with the shipped model and a photograph; its folder"
+    folder = tmp_path_factory.mktemp('predicted')
+    words = [Path(sys.executable).parent/'fer_nr_predict', HOPPER, '--csv', 'faces.csv',
+             '--annotate', 'seen']
+    env = os.environ | dict(PYTHONPATH=str(get_config().config_path), OMP_NUM_THREADS='1')
+    return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True), folder
+
+
+def test_the_command_on_a_photograph(predicted):
+    done, folder = predicted
+    assert (done.returncode, done.stderr) == (0, '')
+    faces = pd.read_csv(folder/'faces.csv')
+    vocab = Recognizer().vocab
+    assert list(faces) == [*BEFORE, *vocab, 'expression', 'entropy', 'small']
+    face, = faces.to_dict('records')
+    assert face['source'] == HOPPER and not face['small']
+    assert 150 < face['x'] < 200 and 90 < face['y'] < 140 and 200 < face['height'] < 250
+    shares = faces.loc[0, list(vocab)].astype(float)
+    assert abs(shares.sum() - 1) < 1e-4 and face['expression'] == shares.idxmax() == 'neutral'
+    assert os.listdir(folder/'seen') == ['grace_hopper.jpg']
+    assert Image.open(folder/'seen'/'grace_hopper.jpg').size == Image.open(HOPPER).size
+
+
+def test_the_readme_prints_what_the_command_prints(predicted):
+    readme = (get_config().config_path/'README.md').read_text('utf-8')
+    block = readme.split('it prints\n\n```\n')[1].split('```')[0]
+    assert block == predicted[0].stdout
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+@pytest.mark.parametrize('photos, output, line', [
+    (['a.jpg'], dict(csv='a.jpg'), 'a.jpg is to be read'),
+    (['.'], dict(csv='nobody.png'), 'nobody.png is to be read'),
+    (['table.csv'], dict(csv='sub/../table.csv'), 'table.csv is to be read'),
+    (['a.jpg'], dict(csv='film.avi'), 'does not end in .csv'),
+    (['a.jpg'], dict(csv='notes.txt'), 'does not end in .csv'),
+    (['a.jpg'], dict(csv='sub'), 'sub is a folder'),
+    (['a.jpg'], dict(annotate='.'), '. is where a.jpg lies'),
+    (['a.jpg', 'sub/b.jpg'], dict(annotate='sub'), 'sub is where sub/b.jpg lies'),
+    (['*/b.jpg'], dict(annotate='sub'), 'sub is where sub/b.jpg lies'),
+    (['link.jpg'], dict(annotate='sub'), 'sub is where link.jpg lies'),
+    (['sub'], dict(annotate='sub/seen'), 'sub/seen lies in sub'),
+    (['a.jpg'], dict(annotate='other'), 'other holds a.jpg, which is no annotated copy')])
+def test_no_photograph_is_written_over(photos, output, line, capsys, album, tiny, monkeypatch):
+    monkeypatch.chdir(album)
+    (album/'sub').mkdir()
+    (album/'other').mkdir()
+    for name in ('table.csv', 'film.avi', 'sub/b.jpg', 'other/a.jpg'):
+        Image.open(HOPPER).save(album/name, 'JPEG')
+    (album/'link.jpg').symlink_to('sub/b.jpg')
+    before = contents(album)
+    code, out, err = run_command(capsys, photos, model=str(tiny), **output)
+    assert (code, out) == (1, '') and line in err and err.count('\n') == 1
+    assert contents(album) == before
+
+
+def test_tables_and_copies_of_an_earlier_call_are_replaced(capsys, album, tiny, monkeypatch):
+    monkeypatch.chdir(album)
+    for _ in range(2):
+        code, *_ = run_command(capsys, ['a.jpg'], csv='faces.CSV', annotate='seen', model=str(tiny))
+        assert code == 0
+    assert len(pd.read_csv('faces.CSV')) == 1 and os.listdir('seen') == ['a.jpg']
+
+
+@pytest.fixture
+def no_room():
+    "Files can be made and stay empty, as on a disk that has run full"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize('output', ['csv', 'annotate'])
+def test_answers_are_printed_where_they_cannot_be_written(output, capsys, album, tiny, no_room):
+    where = {output: str(album/'out'/'new')}
+    code, out, err = run_command(capsys, [str(album/'a.jpg')], model=str(tiny), **where)
+    assert code == 1 and 'could not be written' in err and err.count('\n') == 1
+    assert 'a.jpg' in out and '173,11' in out
+
+
+def test_folders_are_tried_before_the_work(capsys, album, tiny):
+    photo = album/'a.jpg'
+    for output in (dict(csv=str(photo/'faces.csv')), dict(annotate=str(photo/'seen')),
+                   dict(annotate=str(album/'notes.txt'))):
+        code, out, err = run_command(capsys, [str(photo)], model=str(tiny), **output)
+        assert (code, out) == (1, '')
+        assert 'nothing can be written there' in err and err.count('\n') == 1
+
+
+def test_names_that_are_odd(capsys, album, tiny):
+    "Not UTF-8, or with a new line: whole in the csv, and on one line in the terminal"
+    names = [os.fsdecode(b'\xff.jpg'), 'b\nc.jpg']
+    for name in names:
+        os.link(album/'a.jpg', album/name)
+    code, out, err = run_command(capsys, [str(album/name) for name in names], model=str(tiny),
+                                 csv=str(album/'faces.csv'), annotate=str(album/'seen'))
+    assert (code, err) == (0, '') and out.count('\n') == 3
+    faces = pd.read_csv(album/'faces.csv', encoding_errors='surrogateescape')
+    assert faces['source'].tolist() == [str(album/name) for name in names]
+    assert sorted(os.listdir(album/'seen')) == sorted(names)
 
 
 def test_a_video(recognize, tmp_path):
@@ -307,10 +433,7 @@ def test_a_light_import():
 def test_the_shipped_model_is_what_its_card_says(fer2013):
     "With the real test images, the file in the package has exactly the accuracy that it states"
     from fer_nr.data import ferplus
-    try:
-        path = shipped_model()
-    except FileNotFoundError:
-        pytest.skip('no model is shipped yet')
+    path = shipped_model()
     recognize = Recognizer(path)
     assert path.stat().st_size <= 12e6
     test = ferplus(fer2013).test
