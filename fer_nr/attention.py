@@ -113,7 +113,7 @@ def class_attention(
         weighted.append((gradient * attention).detach()[0].clamp(min=0).mean(0))
     return at_pooled(chained(weighted, lambda w, relevance: relevance + w @ relevance), trunk)
 
-# %% ../nbs/09_attention.ipynb #ce14db35
+# %% ../nbs/09_attention.ipynb #ce14db33
 @contextmanager
 def kept_features(
     trunk,  # timm model
@@ -131,6 +131,7 @@ def kept_features(
     finally:
         trunk.__dict__.pop('forward_features', None)  # the class's again
 
+# %% ../nbs/09_attention.ipynb #ce14db35
 def grad_cam(
     model,  # `FERModel` whose trunk ends in a feature map
     x,  # (1, C, H, W) a face in [0, 1]

@@ -88,7 +88,7 @@ class ClassNames(Transform):
 
 # %% ../nbs/00d_loader.ipynb #bbe777e2
 class FaceDL(TfmdDL):
-    """fastai loader of a `FaceSet`; raises `ValueError` for an unknown target
+    """fastai loader of a `FaceSet`; raises `ValueError` for an unknown target, or no batch
 
     A batch on the device: x float32 (B, C, H, W) in [0, 1]; y int64 (B,), or votes float32 (B, K).
     `positions`: int64 (B,), where the images of the last batch stand in the `FaceSet`;
@@ -103,13 +103,12 @@ class FaceDL(TfmdDL):
                  seed=0,          # of the order
                  resident=None,   # images on the device? None: if under half of its free memory
                  **kwargs):       # what else fastai passes to `new`
-        if target not in ('labels', 'votes', 'none'):
-            raise ValueError(f"target={target!r}, expected 'labels', 'votes' or 'none'")
-        if bs < 1:
-            raise ValueError(f'bs={bs}: expected 1 or more images a batch')
+        if target not in ('labels', 'votes', 'none') or bs < 1:
+            raise ValueError(f"target={target!r}, bs={bs}: expected 'labels', 'votes' or 'none', "
+                             'and 1 or more images a batch')
         self.vocab = CategoryMap(list(dataset.vocab), sort=False)
-        functions = {name: value for name, value in kwargs.items() if name in self._methods}
-        functions.setdefault('after_item', ClassNames(self.vocab))
+        own = {name: value for name, value in kwargs.items() if name in self._methods}
+        functions = dict(after_item=ClassNames(self.vocab)) | own
         super().__init__(dataset, bs=max(1, min(bs, len(dataset))), shuffle=shuffle,
                          drop_last=drop_last, num_workers=0, do_setup=False, **functions)
         self.target, self.seed, self.resident, self.asked_bs = target, seed, resident, bs

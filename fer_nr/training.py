@@ -158,11 +158,8 @@ def has_bf16(device:torch.device|str # where the model computes
 
 class ModelChange(Callback):
     "Changes the model while it trains; `release` takes that back, and may be called twice"
-    def release(self):
-        raise NotImplementedError
-
-    def after_fit(self):
-        self.release()
+    def release(self): raise NotImplementedError
+    def after_fit(self): self.release()
 
 class Bf16(ModelChange):
     "Runs the forward pass of training under bfloat16 `autocast`; the logits come out as float32"
