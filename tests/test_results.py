@@ -5,6 +5,7 @@ import html
 import json
 import math
 import re
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from fer_nr.results import (Record, differences, print_table, read_record, records, runs_of,
-                            spec_of, summary, table, verdict)
+from fer_nr.reading import read_yaml
+from fer_nr.results import (Record, differences, paired, print_table, read_record, records,
+                            runs_of, spec_of, summary, table, verdict)
 from fer_nr.spec import RunSpec, read_params, spec_from
 from fer_nr.sweep import read_tables, specs_of
 from fer_nr.tables import find_table, load_table, params_folder
@@ -25,20 +27,31 @@ ROOT = Path(__file__).parent.parent
 TABLES = sorted(file.stem for file in (ROOT/'nbs/experiments/params/tables').glob('*.yaml'))
 PUBLISHED = {file.stem: json.loads(file.read_text())
              for file in sorted((ROOT/'results').glob('*.json'))}
+CANONICAL = {name: spec_from(record['spec']).canonical('name')
+             for name, record in PUBLISHED.items()}
 
 
-def definition_of(name):
-    "A table at the budget at which its published runs were made"
-    at_three = name.startswith(('table', 'control', 'label'))
-    return load_table(find_table(name), budget='three_epochs' if at_three else None)
+def budgets_of(name):
+    "A table's own budget, and that of the first published runs where it has one to change"
+    return [None, 'three_epochs'] if 'budget' in read_yaml(find_table(name)) else [None]
 
 
-def of_row(spec, seed=0):
-    "The published record of a row, found by what its spec says, without the package's way"
-    for record in PUBLISHED.values():
-        mine, other = spec.canonical('name'), spec_from(record['spec']).canonical('name')
-        if mine | {'seed': seed} == other:
-            return record
+BUDGETS = [(name, budget) for name in TABLES for budget in budgets_of(name)]
+
+
+@pytest.fixture(scope='module')
+def published():
+    "The published records as the package reads them"
+    return records(ROOT/'results')
+
+
+def of_row(spec):
+    "Seed -> published record of a row, found by what its spec says, without the package's way"
+    mine, found = spec.canonical('name'), {}
+    for name, other in CANONICAL.items():
+        if mine | {'seed': other['seed']} == other:
+            found[other['seed']] = PUBLISHED[name]
+    return dict(sorted(found.items()))
 
 
 def equal_characters(answers, labels):
@@ -46,41 +59,69 @@ def equal_characters(answers, labels):
     return [answer == label for answer, label in zip(answers, labels, strict=True)]
 
 
-@pytest.mark.parametrize('name', TABLES)
-def test_every_number_a_second_way(name):
-    "Counts of equal characters, statsmodels' intervals and corrections, scipy's binomial test"
-    definition = definition_of(name)
-    found = table(definition, records(ROOT/'results'))
-    rows = {row['name']: of_row(row['spec']) if row['spec'] else None for row in definition['rows']}
+def right_answers(runs):
+    "(seeds, images): whether each answer to the test images is right"
+    return np.array([equal_characters(record['predictions']['test'], record['labels']['test'])
+                     for record in runs.values()])
+
+
+def sign_flips(votes):
+    "Share of all ways to flip the signs of whole numbers whose sum is as far from 0 as theirs"
+    ways = Counter({0: 1})
+    for vote in filter(None, votes):
+        flipped = Counter()
+        for total, count in ways.items():
+            flipped[total + vote] += count
+            flipped[total - vote] += count
+        ways = flipped
+    far = [count for total, count in ways.items() if abs(total) >= abs(sum(votes))]
+    return sum(far)/sum(ways.values())
+
+
+def test_sign_flips():
+    assert sign_flips([1]*9 + [-1]*3 + [0]) == pytest.approx(binomtest(9, 12).pvalue)
+    assert sign_flips([2, 1, -1]) == 6/8 and sign_flips([0]) == 1
+    a, b = np.random.default_rng(0).integers(0, 2, (2, 3, 50))
+    assert paired(a, b) == pytest.approx(sign_flips((b - a).sum(0).tolist()))
+
+
+@pytest.mark.parametrize('name,budget', BUDGETS)
+def test_every_number_a_second_way(name, budget, published):
+    "Counts of equal characters, statsmodels' intervals and corrections, all ways to flip signs"
+    definition = load_table(find_table(name), budget=budget)
+    found = table(definition, published)
+    rows = {row['name']: of_row(row['spec']) if row['spec'] else {} for row in definition['rows']}
     raw = {}
     for row in definition['rows']:
-        record, line = rows[row['name']], found.loc[row['name']]
-        assert line.seeds == (record is not None)
-        if not record:
+        runs, line = rows[row['name']], found.loc[row['name']]
+        assert line.seeds == len(runs)
+        if not runs:
             assert math.isnan(line.ours)
             continue
-        answers, labels = record['predictions']['test'], record['labels']['test']
-        right = equal_characters(answers, labels)
-        low, high = proportion_confint(sum(right), len(right), method='wilson')
-        expected = 100*np.array([np.mean(right), low, high])
+        right = right_answers(runs)
+        low, high = proportion_confint(round(right.sum()/len(runs)), right.shape[1],
+                                       method='wilson')
+        expected = 100*np.array([right.mean(), low, high])
         assert np.allclose([line.ours, line.low, line.high], expected, atol=1e-3)
-        base = rows.get(row.get('baseline'))
-        if base:
-            before = equal_characters(base['predictions']['test'], labels)
-            gained, lost = sum(np.greater(right, before)), sum(np.less(right, before))
-            assert line.difference == pytest.approx(100*(gained - lost)/len(right))
-            differing = int(gained + lost)
-            raw[row['name']] = binomtest(int(gained), differing).pvalue if differing else 1.
+        spread = pd.Series(100*right.mean(1)).std()
+        assert line['std'] == pytest.approx(spread, nan_ok=True)
+        base = rows.get(row.get('baseline'), {})
+        common = [seed for seed in runs if seed in base]
+        if common:
+            after, before = (right_answers({seed: of[seed] for seed in common})
+                             for of in (runs, base))
+            votes = (after.sum(0) - before.sum(0)).tolist()
+            assert line.difference == pytest.approx(100*sum(votes)/after.size)
+            raw[row['name']] = sign_flips(votes)
     if raw:
         corrected = multipletests(list(raw.values()), method='holm')[1]
         assert np.allclose(found.p[list(raw)], corrected)
     assert found.p.notna().sum() == len(raw)
 
 
-def test_published_records_are_whole_and_summarised():
-    found = records(ROOT/'results')
-    assert [record['id'] for record in found] == list(PUBLISHED) and len(found) >= 11
-    for record in found:
+def test_published_records_are_whole_and_summarised(published):
+    assert [record['id'] for record in published] == list(PUBLISHED) and len(published) >= 11
+    for record in published:
         for on, row in summary(record).iterrows():
             stored = record['metrics'][on]
             assert row.top1 == stored['correct']/stored['n'] and row.n == stored['n']
@@ -100,7 +141,7 @@ def id_today(record):
     return f"{record['id'].rpartition('-')[0]}-{digest[:8]}"
 
 
-def test_published_ids_survive(weights, monkeypatch):
+def test_published_ids_survive(weights, monkeypatch, published):
     """Later fields, and the moves of tables and code, keep the names of earlier runs
 
     Each run is a row of some table.
@@ -108,8 +149,8 @@ def test_published_ids_survive(weights, monkeypatch):
     monkeypatch.setenv('FER_NR_WEIGHTS', str(weights))
     assert all(id_today(record) == name for name, record in PUBLISHED.items())
     shown = set()
-    for name in TABLES:
-        runs = runs_of(definition_of(name), records(ROOT/'results'))
+    for name, budget in BUDGETS:
+        runs = runs_of(load_table(find_table(name), budget=budget), published)
         shown |= {record['id'] for seeds in runs.values() for record in seeds.values()}
     assert shown == set(PUBLISHED)
 
