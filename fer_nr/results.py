@@ -6,8 +6,8 @@
 __all__ = ['NUMBERS', 'FIELDS', 'COLUMNS', 'FORMATS', 'is_positive', 'check_fields', 'answers_of', 'check_answers', 'spec_of',
            'Record', 'read_record', 'records', 'as_record', 'summary', 'outcome', 'paired', 'row_key', 'runs_of',
            'mean_accuracy', 'difference', 'table', 'signed', 'verdict', 'waits_for', 'printed_row', 'printed_table',
-           'budget_of', 'differences', 'span', 'duration', 'hardware', 'remarks', 'as_text', 'as_markdown', 'as_html',
-           'print_table']
+           'budget_of', 'differences', 'span', 'duration', 'hardware', 'only_rows', 'remarks', 'as_text', 'as_markdown',
+           'as_html', 'print_table']
 
 # %% ../nbs/06b_results.ipynb #739889c9
 import html, json, math, textwrap, warnings
@@ -349,13 +349,15 @@ def printed_row(row,              # of `table`
 
 def printed_table(definition:dict, # as from `load_table`
                   recs:list[dict], # records
-                  on:str='test'    # evaluation set
+                  on:str='test',   # evaluation set
+                  rows:list[str]|None=None # names of those to print; None: all
                  )->pd.DataFrame:  # text, without columns that are empty
-    "A table in print"
+    "A table in print; its comparisons are those of all its rows, whichever are printed"
     specs = {row['name']: row['spec'] for row in definition['rows']}
-    rows = [printed_row(row, specs[name]) for name, row in table(definition, recs, on).iterrows()]
-    rows.sort(key=lambda cells: 'waits for' in cells)
-    cells = pd.DataFrame(rows, columns=COLUMNS, dtype=object).fillna('')
+    lines = [printed_row(row, specs[name]) for name, row in table(definition, recs, on).iterrows()
+             if rows is None or name in rows]
+    lines.sort(key=lambda cells: 'waits for' in cells)
+    cells = pd.DataFrame(lines, columns=COLUMNS, dtype=object).fillna('')
     return cells[[column for column in COLUMNS if (cells[column] != '').any()]]
 
 # %% ../nbs/06b_results.ipynb #3cd59041
@@ -410,10 +412,22 @@ def hardware(recs:list[dict] # records
     return lines
 
 # %% ../nbs/06b_results.ipynb #216965e5
+def only_rows(definition:dict, # as from `load_table`
+              rows:list[str]   # names of those to keep
+             )->dict:          # with a note that says so
+    "Part of a table"
+    some = [row for row in definition['rows'] if row['name'] in rows]
+    note = (f"{len(some)} of {len(definition['rows'])} rows; baselines and the correction of p are "
+            "those of the whole table.")
+    return definition | dict(rows=some, notes=[*definition.get('notes', []), note])
+
 def remarks(definition:dict, # as from `load_table`
-            recs:list[dict]  # records
+            recs:list[dict], # records
+            rows:list[str]|None=None # names of those that are printed; None: all
            )->list[str]:
     "What stands under a table"
+    if rows is not None and any(row['name'] not in rows for row in definition['rows']):
+        definition = only_rows(definition, rows)
     ran = runs_of(definition, recs)
     ours = hardware([record for seeds in ran.values() for record in seeds.values()])
     paper = [f"Paper: {definition['paper']}."] if 'paper' in definition else []
@@ -442,10 +456,11 @@ FORMATS = dict(text=as_text, md=as_markdown, html=as_html)
 def print_table(definition:dict,   # as from `load_table`
                 recs:list[dict],   # records
                 format:str='text', # text, md (Markdown) or html
-                on:str='test'      # evaluation set
+                on:str='test',     # evaluation set
+                rows:list[str]|None=None # names of those to print; None: all
                )->str:
     "Title, rows and remarks of a table; raises `ValueError` for another format"
     if format not in FORMATS:
         raise ValueError(unknown('format', format, FORMATS))
-    cells, notes = printed_table(definition, recs, on), remarks(definition, recs)
+    cells, notes = printed_table(definition, recs, on, rows), remarks(definition, recs, rows)
     return FORMATS[format](definition['title'], cells, notes)

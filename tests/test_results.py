@@ -20,7 +20,7 @@ from fer_nr.reading import read_yaml
 from fer_nr.results import (Record, differences, paired, print_table, read_record, records,
                             runs_of, spec_of, summary, table, verdict)
 from fer_nr.spec import RunSpec, read_params, spec_from
-from fer_nr.sweep import read_tables, specs_of
+from fer_nr.sweep import fer_nr_tables, read_tables, specs_of
 from fer_nr.tables import find_table, load_table, params_folder
 
 ROOT = Path(__file__).parent.parent
@@ -318,14 +318,14 @@ def test_the_programme(weights, monkeypatch):
     assert [spec.img_size for spec in larger] == [224]*5
 
 
-def toy(seed, loss, answers, **kwargs):
-    "A record of four images with these answers"
+def toy(seed, loss, answers, labels='0123', **kwargs):
+    "A record of a few images of four classes with these answers"
     spec = RunSpec(data='synthetic', loss=loss, seed=seed)
     cost = dict(seconds=60., images_per_s=1.)
-    data = dict(name='synthetic', vocab=['a', 'b', 'c', 'd'], images=dict(test=4))
+    data = dict(name='synthetic', vocab=['a', 'b', 'c', 'd'], images=dict(test=len(labels)))
     record = dict(id=spec.id, spec=asdict(spec), parameters=1, device='toy', data=data, **cost,
                   history=[dict(epoch=1) | cost], metrics={}, predictions=dict(test=answers),
-                  labels=dict(test='0123'))
+                  labels=dict(test=labels))
     return Record(record | kwargs)
 
 
@@ -358,3 +358,36 @@ def test_params_are_parameters_of_runs():
     names = {file.stem for file in params_folder().glob('*.yaml')}
     assert {'demo', 'vit_ti', 'twelve_epochs'} <= names
     assert spec_of(dict(spec=dict(seed=1))) == RunSpec()
+
+@pytest.fixture(scope='module')
+def three_losses(tmp_path_factory):
+    "A folder with a table of three rows and a record of each, on twelve images"
+    folder = tmp_path_factory.mktemp('three')
+    rows = [dict(name='CE', spec={}),
+            dict(name='focal', baseline='CE', spec=dict(loss='focal')),
+            dict(name='votes', baseline='CE', spec=dict(loss='votes'))]
+    base = dict(data='synthetic')
+    (folder/'own.yaml').write_text(json.dumps(dict(title='Own', base=base, rows=rows)))
+    labels = '012301230123'
+    for loss, answers in dict(ce='0'*12, focal='0123'*2 + '0'*4, votes=labels).items():
+        record = toy(0, loss, answers, labels)
+        (folder/f'{loss}.json').write_text(json.dumps(record))
+    return folder
+
+
+def printed(capsys, *tables, **options):
+    "What the command prints to both streams"
+    fer_nr_tables([str(table) for table in tables], format='md', **options)
+    return capsys.readouterr()
+
+
+def test_rows_are_compared_as_in_the_whole_table(three_losses, capsys):
+    "Of 12 images 3, 9 and 12 are right: p is 2/2⁶ and 2/2⁹, twice the smaller after Holm"
+    own = three_losses/'own.yaml'
+    whole, _ = printed(capsys, own, results=three_losses, runs=three_losses)
+    both, said = printed(capsys, own, 'table1', rows='votes', results=three_losses,
+                         runs=three_losses)
+    line = '| votes | 100.00 | 75.75 – 100.00 | 1 × 12 | +75.00 | 0.0078 |'
+    assert line in whole and '| +50.00 | 0.031 |' in whole and 'of 3 rows' not in whole
+    assert line in both and '| focal' not in both and '| CE' not in both
+    assert '1 of 3 rows; baselines' in both and 'Table 1' not in both and not said
