@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['NUMBERS', 'FIELDS', 'COLUMNS', 'FORMATS', 'is_positive', 'check_fields', 'answers_of', 'check_answers', 'spec_of',
            'Record', 'read_record', 'records', 'as_record', 'summary', 'outcome', 'paired', 'row_key', 'runs_of',
-           'mean_accuracy', 'difference', 'table', 'signed', 'verdict', 'waits_for', 'printed_row', 'printed_table',
-           'budget_of', 'differences', 'span', 'duration', 'hardware', 'only_rows', 'remarks', 'as_text', 'as_markdown',
-           'as_html', 'print_table']
+           'first_of', 'mean_accuracy', 'difference', 'table', 'signed', 'verdict', 'waits_for', 'printed_row',
+           'printed_table', 'budget_of', 'differences', 'span', 'duration', 'hardware', 'only_rows', 'remarks',
+           'as_text', 'as_markdown', 'as_html', 'print_table']
 
 # %% ../nbs/06b_results.ipynb #739889c9
 import html, json, math, textwrap, warnings
@@ -241,12 +241,22 @@ def runs_of(definition:dict, # as from `load_table`
         spec = spec_of(record) # the same object for all seeds
         if id(spec) not in keys:
             keys[id(spec)] = row_key(spec)
-        found.setdefault(keys[id(spec)], {})[record['spec'].get('seed', 0)] = record
+        seeds = found.setdefault(keys[id(spec)], {})
+        seeds.setdefault(record['spec'].get('seed', 0), []).append(record)
     rows = {}
     for row in definition['rows']:
         seeds = found.get(row_key(row['spec']), {}) if row['spec'] else {}
-        rows[row['name']] = dict(sorted(seeds.items()))
+        rows[row['name']] = {seed: first_of(same) for seed, same in sorted(seeds.items())}
     return rows
+
+def first_of(recs:list[dict] # of one row and seed: ids differ where weight files of one name do
+            )->dict:
+    "The first of some records; others of another id are named in a warning"
+    for other in recs:
+        if other['id'] != recs[0]['id']:
+            warnings.warn(f"left out: {other['id']} is of the same row and seed as "
+                          f"{recs[0]['id']}, which was read first")
+    return recs[0]
 
 # %% ../nbs/06b_results.ipynb #5d0d744b
 def mean_accuracy(runs:dict,    # seed -> record

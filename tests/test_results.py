@@ -391,3 +391,12 @@ def test_rows_are_compared_as_in_the_whole_table(three_losses, capsys):
     assert line in whole and '| +50.00 | 0.031 |' in whole and 'of 3 rows' not in whole
     assert line in both and '| focal' not in both and '| CE' not in both
     assert '1 of 3 rows; baselines' in both and 'Table 1' not in both and not said
+
+
+def test_two_records_of_a_row_and_seed():
+    "Weight files of one name with other content: the first record counts, the other is named"
+    row = dict(name='CE', spec=RunSpec(data='synthetic'))
+    first, other = toy(0, 'ce', '0123'), Record(toy(0, 'ce', '0000') | dict(id='other'))
+    with pytest.warns(UserWarning, match=f"left out: other is .* row and seed as {first['id']}"):
+        runs = runs_of(dict(rows=[row]), [first, other, first])
+    assert runs['CE'] == {0: first}
