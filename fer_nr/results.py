@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['NUMBERS', 'FIELDS', 'COLUMNS', 'FORMATS', 'is_positive', 'check_fields', 'answers_of', 'check_answers', 'spec_of',
            'Record', 'read_record', 'records', 'as_record', 'summary', 'outcome', 'paired', 'row_key', 'runs_of',
-           'first_of', 'mean_accuracy', 'difference', 'table', 'signed', 'verdict', 'waits_for', 'printed_row',
-           'printed_table', 'budget_of', 'differences', 'span', 'duration', 'hardware', 'only_rows', 'remarks',
-           'as_text', 'as_markdown', 'as_html', 'print_table']
+           'first_of', 'mean_accuracy', 'common_seeds', 'difference', 'table', 'signed', 'verdict', 'waits_for',
+           'printed_row', 'printed_table', 'budget_of', 'differences', 'unlike_pairs', 'span', 'duration', 'hardware',
+           'only_rows', 'remarks', 'as_text', 'as_markdown', 'as_html', 'print_table']
 
 # %% ../nbs/06b_results.ipynb #739889c9
 import html, json, math, textwrap, warnings
@@ -233,11 +233,14 @@ def row_key(spec:RunSpec)->str:
     return json.dumps(fields, sort_keys=True)
 
 def runs_of(definition:dict, # as from `load_table`
-            recs:list[dict]  # records
+            recs:list[dict], # records
+            on:str|None=None # an evaluation set that they must have; None: any
            )->dict:          # name of the row -> seed -> record
     "The records of each row"
     found, keys = {}, {}
     for record in map(as_record, recs):
+        if on and on not in record['labels']:
+            continue
         spec = spec_of(record) # the same object for all seeds
         if id(spec) not in keys:
             keys[id(spec)] = row_key(spec)
@@ -271,18 +274,28 @@ def mean_accuracy(runs:dict,    # seed -> record
     std = np.std(percent, ddof=1) if len(percent) > 1 else math.nan
     return dict(ours=mean, std=std, seeds=len(percent), n=n, low=100*low, high=100*high)
 
+def common_seeds(runs:dict,    # seed -> record
+                 base:dict,    # the same of the baseline
+                 on:str='test' # evaluation set
+                )->list[int]:
+    "Seeds that a row shares with its baseline, all on the same images"
+    seeds, images = [], None
+    for seed in sorted(runs.keys() & base.keys()):
+        labels = runs[seed]['labels'][on]
+        if labels == base[seed]['labels'][on] and labels == (images or labels):
+            seeds.append(seed)
+            images = labels
+    return seeds
+
 def difference(runs:dict,    # seed -> record
                base:dict,    # the same of the baseline
                on:str='test' # evaluation set
               )->dict:       # difference in points, p
     "What runs gain over those of the baseline with the same seed, on the same images"
-    pairs = []
-    for seed in runs.keys() & base.keys():
-        if runs[seed]['labels'][on] == base[seed]['labels'][on]:
-            pairs.append((base[seed].correct(on), runs[seed].correct(on)))
-    if not pairs:
+    seeds = common_seeds(runs, base, on)
+    if not seeds:
         return dict(difference=math.nan, p=math.nan)
-    a, b = np.array(pairs).swapaxes(0, 1)
+    a, b = (np.array([of[seed].correct(on) for seed in seeds]) for of in (base, runs))
     return dict(difference=100*(b.mean()-a.mean()), p=paired(a, b))
 
 # %% ../nbs/06b_results.ipynb #cddde05e
@@ -291,9 +304,7 @@ def table(definition:dict,           # as from `load_table`
           on:str='test'              # evaluation set
          )->pd.DataFrame:            # paper, ours, std, seeds, n, low, high, difference, p
     "The paper's rows beside ours: mean over seeds, 95 % interval, paired test against the baseline"
-    runs = runs_of(definition, records() if recs is None else recs)
-    for name, seeds in runs.items():
-        runs[name] = {seed: record for seed, record in seeds.items() if on in record['labels']}
+    runs = runs_of(definition, records() if recs is None else recs, on)
     rows = []
     for row in definition['rows']:
         mine, base = runs[row['name']], runs.get(row.get('baseline'), {})
@@ -393,6 +404,25 @@ def differences(definition:dict, # as from `load_table`
             lines.append(f'Rows differ in {field}: {said}; {most} (all others).')
     return lines
 
+# %% ../nbs/06b_results.ipynb #5e1f0b22
+def unlike_pairs(definition:dict, # as from `load_table`
+                 ran:dict,        # of `runs_of`
+                 on:str='test'    # evaluation set
+                )->list[str]:
+    "Which rows are compared on fewer seeds than they, or their baseline, have"
+    groups = {}
+    for row in definition['rows']:
+        mine, base = ran[row['name']], ran.get(row.get('baseline'), {})
+        seeds = common_seeds(mine, base, on)
+        if mine and base and len(seeds) < max(len(mine), len(base)):
+            groups.setdefault(tuple(seeds), []).append(row['name'])
+    lines = []
+    for seeds, names in groups.items():
+        alone = f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))} alone"
+        how = f'Compared on {alone}' if seeds else 'Not compared, no seed on the same images'
+        lines.append(f"{how}: {'; '.join(names)}.")
+    return lines
+
 # %% ../nbs/06b_results.ipynb #84c89feb
 def span(values, form:str='g')->str:
     "Least and largest of some numbers in print"
@@ -427,21 +457,24 @@ def only_rows(definition:dict, # as from `load_table`
              )->dict:          # with a note that says so
     "Part of a table"
     some = [row for row in definition['rows'] if row['name'] in rows]
+    if len(some) == len(definition['rows']):
+        return definition
     note = (f"{len(some)} of {len(definition['rows'])} rows; baselines and the correction of p are "
             "those of the whole table.")
     return definition | dict(rows=some, notes=[*definition.get('notes', []), note])
 
 def remarks(definition:dict, # as from `load_table`
             recs:list[dict], # records
+            on:str='test',   # evaluation set
             rows:list[str]|None=None # names of those that are printed; None: all
            )->list[str]:
     "What stands under a table"
-    if rows is not None and any(row['name'] not in rows for row in definition['rows']):
-        definition = only_rows(definition, rows)
-    ran = runs_of(definition, recs)
-    ours = hardware([record for seeds in ran.values() for record in seeds.values()])
-    paper = [f"Paper: {definition['paper']}."] if 'paper' in definition else []
-    return paper+definition.get('notes', [])+differences(definition, ran)+ours
+    ran = runs_of(definition, recs, on)
+    shown = definition if rows is None else only_rows(definition, rows)
+    ours = [record for row in shown['rows'] for record in ran[row['name']].values()]
+    paper = [f"Paper: {shown['paper']}."] if 'paper' in shown else []
+    said = unlike_pairs(shown, ran, on)+differences(shown, ran)
+    return paper+shown.get('notes', [])+said+hardware(ours)
 
 def as_text(title, cells, notes)->str:
     "A table for the terminal"
@@ -472,5 +505,5 @@ def print_table(definition:dict,   # as from `load_table`
     "Title, rows and remarks of a table; raises `ValueError` for another format"
     if format not in FORMATS:
         raise ValueError(unknown('format', format, FORMATS))
-    cells, notes = printed_table(definition, recs, on, rows), remarks(definition, recs, rows)
+    cells, notes = printed_table(definition, recs, on, rows), remarks(definition, recs, on, rows)
     return FORMATS[format](definition['title'], cells, notes)

@@ -400,3 +400,26 @@ def test_two_records_of_a_row_and_seed():
     with pytest.warns(UserWarning, match=f"left out: other is .* row and seed as {first['id']}"):
         runs = runs_of(dict(rows=[row]), [first, other, first])
     assert runs['CE'] == {0: first}
+
+
+TWO_LOSSES = dict(title='T', rows=[
+    dict(name='CE', spec=RunSpec(data='synthetic')),
+    dict(name='focal', baseline='CE', spec=RunSpec(data='synthetic', loss='focal'))])
+
+
+@pytest.mark.parametrize('ce,focal,said', [
+    ({0: '0123'}, {0: '0123', 1: '0120'}, '  Compared on seed 0 alone: focal.'),
+    ({0: '0123', 1: '0120', 2: '0'*4}, {0: '0123', 2: '0'*4},
+     '  Compared on seeds 0, 2 alone: focal.'),
+    ({0: '0123'}, {1: '0123'}, '  Not compared, no seed on the same images: focal.'),
+    ({0: '0123', 1: '0'*8}, {0: '0123', 1: '0'*8}, '  Compared on seed 0 alone: focal.'),
+    ({0: '0123', 1: '0120'}, {0: '0123', 1: '0120'}, None),
+    ({}, {0: '0123'}, None)])
+def test_seeds_that_a_difference_counts_are_said(ce, focal, said):
+    "In each case the difference is 0, whatever the means beside it are; 8 images are others than 4"
+    toys = [toy(seed, loss, answers, '0123'*(len(answers)//4))
+            for loss, runs in (('ce', ce), ('focal', focal)) for seed, answers in runs.items()]
+    difference = table(TWO_LOSSES, toys).loc['focal', 'difference']
+    assert math.isnan(difference) or difference == 0
+    lines = print_table(TWO_LOSSES, toys).splitlines()
+    assert [line for line in lines if 'ompared' in line] == ([said] if said else [])
