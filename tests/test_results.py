@@ -251,6 +251,16 @@ BAD_TABLES = {  # what is wrong: (the file, what is said after the file's name)
     'a baseline of itself': ('rows: [{name: a, spec: {}, baseline: a}]', 'the row itself'),
     'a grid that is no list': ('rows: [{name: a, spec: {}, grid: {lr: 3}}]',
                                'grid of lr is .* expected a list of values'),
+    'a grid of a number without a run': ('rows: [{name: a, paper: 1, grid: {lr: [1, 2]}}]',
+                                         r'row 1 \(a\): it has a grid and no `spec`'),
+    'a grid of what the loss does not look at': (
+        'rows: [{name: a, spec: {loss: ce}, grid: {alpha: [.2, .5]}}]',
+        "row 'a, alpha 0.5' is the same run as 'a, alpha 0.2'"),
+    'a grid of seeds, which each row has': (
+        'rows: [{name: a, spec: {}, grid: {seed: [0, 1]}}]', "'a, seed 1' is the same run"),
+    'a baseline that is the same run': (
+        'rows: [{name: a, spec: {}}, {name: b, baseline: a, spec: {gamma: 5}}]',
+        "row 'b' is the same run as 'a': what they differ in is not looked at"),
     'a grid of a million': ('rows: [{name: a, spec: {}, grid: {seed: &s [1,2,3,4,5,6,7,8,9,10], '
                             'epochs: *s, bs: *s, gamma: *s, limit: *s, up_size: *s}}]',
                             'more than 2,000 combinations'),
@@ -270,6 +280,13 @@ def test_bad_tables_are_one_line(what, tmp_path):
     with pytest.raises(ValueError, match=rf't\.yaml.*{expected}') as said:
         load_table(tmp_path/'t.yaml')
     assert '\n' not in str(said.value)
+
+
+def test_a_change_that_makes_two_rows_one():
+    "The controls vary the rate, so no rate can be given to all of them"
+    with pytest.raises(ValueError, match="lr 0.0003' is the same run as 'vanilla'.*in every row"):
+        load_table(find_table('controls'), dict(lr=1e-3))
+    load_table(find_table('controls'), dict(img_size=96))
 
 
 @pytest.mark.parametrize('name', TABLES)
