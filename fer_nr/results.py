@@ -338,7 +338,8 @@ def waits_for(spec:RunSpec # of a row without a run
              )->str:
     "What a row needs before it can be run"
     needs = []
-    if spec.data != 'ferplus':
+    drawn = 'limit' in find_part('data', spec.data).uses
+    if spec.data != 'ferplus' and not drawn:
         needs.append(f'the images of {spec.data}')
     if spec.weights == 'hub':
         needs.append("weights of timm's hub")
