@@ -6,10 +6,11 @@
 __all__ = ['COST', 'BEGIN', 'EVALUATION', 'read_tables', 'chosen_rows', 'specs_of', 'say', 'unpublished', 'is_taken', 'sweep',
            'image_shape', 'cost_key', 'data_key', 'outline', 'gflop', 'reported', 'KnownSpeeds', 'experience',
            'operations', 'expected_speed', 'estimate', 'images_of', 'clock', 'plan', 'show_plan', 'starter', 'connect',
-           'check_workers', 'on_worker', 'ended', 'say_progress', 'on_cluster', 'fer_nr_sweep', 'fer_nr_tables']
+           'check_workers', 'on_worker', 'ended', 'say_progress', 'on_cluster', 'check_folder', 'warnings_as_lines',
+           'fer_nr_sweep', 'fer_nr_tables']
 
 # %% ../nbs/06c_sweep.ipynb #170ab3d4
-import json, math, sys, time
+import contextlib, json, math, sys, time, warnings
 from collections import Counter, deque
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -417,6 +418,27 @@ def on_cluster(specs:list[RunSpec],     # what to run, in this order
                 ended(future, *busy.pop(future), runs)
     return {name: status(spec, runs, results) for name, spec in specs.items()}
 
+# %% ../nbs/06c_sweep.ipynb #5e1f0c12
+def check_folder(option:str,      # that names it, for the error
+                 path:Path|str,   # a folder
+                 made:bool=False, # will it be made if it is not there yet?
+                ):
+    "Raises `ValueError` for a folder that is not there, or that is a file"
+    place = Path(path)
+    if made:
+        place = next(each for each in (place, *place.parents) if each.exists())
+    if not place.is_dir():
+        what = 'is a file' if place.exists() else 'is not there'
+        raise ValueError(f'--{option} {path}: {place} {what}, expected a folder')
+
+@contextlib.contextmanager
+def warnings_as_lines():
+    "Warnings within are lines of a command"
+    with warnings.catch_warnings():
+        warnings.simplefilter('default', UserWarning)
+        warnings.showwarning = lambda message, *place: say(message)
+        yield
+
 # %% ../nbs/06c_sweep.ipynb #1dbacb9b
 @command
 def fer_nr_sweep(
@@ -434,8 +456,13 @@ def fer_nr_sweep(
 ):
     "Run what is missing of one or more tables; runs that were cut off continue"
     try:
+        for option, folder in dict(runs=runs, results=results).items():
+            check_folder(option, folder, made=True)
+        if not Path(data_path).expanduser().exists(): # a csv file is as good as its folder
+            raise ValueError(f'--data_path {data_path} is not there, expected a folder')
         specs = specs_of(read_tables(tables, rows), seeds)
-        recs = records(results, runs)
+        with warnings_as_lines():
+            recs = records(results, runs)
         look = lambda: experience(recs, specs, runs, compiled=compiled)
         print(show_plan(plan(specs, look(), runs, results), look().device), flush=True)
         if dry_run:
@@ -465,11 +492,15 @@ def fer_nr_tables(
 ):
     "Print the paper's tables beside ours, from the records"
     try:
-        recs = records(results, runs)
+        for option, folder in dict(runs=runs, results=results).items():
+            usual = folder == option # nobody needs to have them
+            check_folder(option, folder, made=usual)
         definitions = read_tables(list(tables))
         chosen = chosen_rows(definitions, rows)
-        for definition in definitions:
-            if any(row['name'] in chosen for row in definition['rows']):
-                print(print_table(definition, recs, format, rows=chosen))
+        with warnings_as_lines():
+            recs = records(results, runs)
+            for definition in definitions:
+                if any(row['name'] in chosen for row in definition['rows']):
+                    print(print_table(definition, recs, format, rows=chosen))
     except (ValueError, OSError) as error:
         fail(error)

@@ -20,7 +20,7 @@ from fer_nr.reading import read_yaml
 from fer_nr.results import (Record, differences, paired, print_table, read_record, records,
                             runs_of, spec_of, summary, table, verdict)
 from fer_nr.spec import RunSpec, read_params, spec_from
-from fer_nr.sweep import fer_nr_tables, read_tables, specs_of
+from fer_nr.sweep import fer_nr_sweep, fer_nr_tables, read_tables, specs_of
 from fer_nr.tables import find_table, load_table, params_folder
 
 ROOT = Path(__file__).parent.parent
@@ -440,3 +440,36 @@ def test_seeds_that_a_difference_counts_are_said(ce, focal, said):
     assert math.isnan(difference) or difference == 0
     lines = print_table(TWO_LOSSES, toys).splitlines()
     assert [line for line in lines if 'ompared' in line] == ([said] if said else [])
+
+
+WRONG_PLACES = {  # the option: its command, what is said
+    'results=gone': (fer_nr_tables, '--results {}/gone: {}/gone is not there, expected a folder'),
+    'runs=gone': (fer_nr_tables, '--runs {}/gone: {}/gone is not there, expected a folder'),
+    'results=ce.json': (fer_nr_sweep, '--results {}/ce.json: {}/ce.json is a file, expected a'),
+    'runs=ce.json/new': (fer_nr_sweep, '--runs {}/ce.json/new: {}/ce.json is a file, expected a'),
+    'data_path=gone': (fer_nr_sweep, '--data_path {}/gone is not there, expected a folder'),
+}
+
+
+@pytest.mark.parametrize('option', WRONG_PLACES)
+def test_wrong_folders_are_one_line(option, three_losses, capsys):
+    command, expected = WRONG_PLACES[option]
+    name, place = option.split('=')
+    more = dict(dry_run=True) if command is fer_nr_sweep else {}
+    with pytest.raises(SystemExit) as ended:
+        command([str(three_losses/'own.yaml')], **{name: str(three_losses/place)}, **more)
+    out, said = capsys.readouterr()
+    assert ended.value.code == 1 and not out and said.count('\n') == 1
+    assert said.startswith('fer_nr: ' + expected.replace('{}', str(three_losses)))
+
+
+def test_odd_records_are_lines_of_a_command(three_losses, tmp_path, capsys):
+    "One line each; a sweep says so as well, and makes no folder in a dry run"
+    (tmp_path/'odd.json').write_text('{')
+    own, places = str(three_losses/'own.yaml'), dict(results=str(tmp_path), runs=str(tmp_path/'new'))
+    fer_nr_sweep([own], dry_run=True, **places)
+    swept = capsys.readouterr().err
+    fer_nr_tables([own, own], results=str(tmp_path))
+    assert capsys.readouterr().err == swept and swept.count('\n') == 1
+    assert swept.startswith(f'fer_nr: left out: {tmp_path}/odd.json is not JSON')
+    assert not (tmp_path/'new').exists()
