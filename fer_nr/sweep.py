@@ -6,8 +6,8 @@
 __all__ = ['COST', 'BEGIN', 'EVALUATION', 'read_tables', 'chosen_rows', 'specs_of', 'say', 'unpublished', 'is_taken', 'sweep',
            'image_shape', 'cost_key', 'data_key', 'outline', 'gflop', 'reported', 'KnownSpeeds', 'experience',
            'operations', 'expected_speed', 'estimate', 'images_of', 'clock', 'plan', 'show_plan', 'starter', 'connect',
-           'check_workers', 'on_worker', 'ended', 'say_progress', 'on_cluster', 'check_folder', 'warnings_as_lines',
-           'fer_nr_sweep', 'fer_nr_tables']
+           'check_workers', 'on_worker', 'ended', 'say_progress', 'on_cluster', 'check_folder', 'check_numbers',
+           'warnings_as_lines', 'fer_nr_sweep', 'fer_nr_tables']
 
 # %% ../nbs/06c_sweep.ipynb #170ab3d4
 import contextlib, json, math, sys, time, warnings
@@ -431,6 +431,15 @@ def check_folder(option:str,      # that names it, for the error
         what = 'is a file' if place.exists() else 'is not there'
         raise ValueError(f'--{option} {path}: {place} {what}, expected a folder')
 
+def check_numbers(seeds:int, limit:int, budget:float):
+    "Raises `ValueError` for an option of `fer_nr_sweep` out of its range"
+    if seeds < 1:
+        raise ValueError(f'--seeds {seeds}: expected 1 or more')
+    if limit < 0:
+        raise ValueError(f'--limit {limit}: expected a number of runs, or 0 for all')
+    if not 0 <= budget < math.inf:
+        raise ValueError(f'--budget {budget}: expected minutes, or 0 for no end')
+
 @contextlib.contextmanager
 def warnings_as_lines():
     "Warnings within are lines of a command"
@@ -456,11 +465,14 @@ def fer_nr_sweep(
 ):
     "Run what is missing of one or more tables; runs that were cut off continue"
     try:
+        check_numbers(seeds, limit, budget)
         for option, folder in dict(runs=runs, results=results).items():
             check_folder(option, folder, made=True)
         if not Path(data_path).expanduser().exists(): # a csv file is as good as its folder
             raise ValueError(f'--data_path {data_path} is not there, expected a folder')
         specs = specs_of(read_tables(tables, rows), seeds)
+        if not specs:
+            raise ValueError('no run in these tables')
         with warnings_as_lines():
             recs = records(results, runs)
         look = lambda: experience(recs, specs, runs, compiled=compiled)

@@ -473,3 +473,20 @@ def test_odd_records_are_lines_of_a_command(three_losses, tmp_path, capsys):
     assert capsys.readouterr().err == swept and swept.count('\n') == 1
     assert swept.startswith(f'fer_nr: left out: {tmp_path}/odd.json is not JSON')
     assert not (tmp_path/'new').exists()
+
+
+@pytest.mark.parametrize('options,said', [
+    (dict(seeds=0), '--seeds 0: expected 1 or more'),
+    (dict(seeds=-3), '--seeds -3: expected'),
+    (dict(limit=-1), '--limit -1: expected a number of runs, or 0 for all'),
+    (dict(budget=-5.), '--budget -5.0: expected minutes'),
+    (dict(budget=math.nan), '--budget nan: expected minutes'),
+    (dict(rows='Who'), 'no run in these tables')])
+def test_sweeps_of_nothing_are_one_line(options, said, tmp_path, capsys):
+    rows = [dict(name='CE', spec=dict(data='synthetic')), dict(name="Who's", paper=88.)]
+    (tmp_path/'own.yaml').write_text(json.dumps(dict(rows=rows)))
+    with pytest.raises(SystemExit) as ended:
+        fer_nr_sweep([str(tmp_path/'own.yaml')], runs=str(tmp_path), dry_run=True, **options)
+    assert ended.value.code == 1
+    out, line = capsys.readouterr()
+    assert not out and line.startswith(f'fer_nr: {said}') and line.count('\n') == 1
