@@ -4,7 +4,9 @@ import hashlib
 import html
 import json
 import math
+import os
 import re
+import subprocess
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +24,7 @@ from fer_nr.results import (Record, differences, paired, print_table, read_recor
 from fer_nr.spec import RunSpec, read_params, spec_from
 from fer_nr.sweep import fer_nr_sweep, fer_nr_tables, read_tables, specs_of
 from fer_nr.tables import find_table, load_table, params_folder
+from test_runs import BIN
 
 ROOT = Path(__file__).parent.parent
 TABLES = sorted(file.stem for file in (ROOT/'nbs/experiments/params/tables').glob('*.yaml'))
@@ -496,3 +499,24 @@ def test_sweeps_of_nothing_are_one_line(options, said, tmp_path, capsys):
     assert ended.value.code == 1
     out, line = capsys.readouterr()
     assert not out and line.startswith(f'fer_nr: {said}') and line.count('\n') == 1
+
+
+def test_the_command_in_a_process_of_its_own(three_losses, capsys):
+    "A part as HTML like the whole, and one line for a wrong folder; no folder `runs` is needed"
+    def ended(*args):
+        command = [BIN/'fer_nr_tables', 'own.yaml', *args]
+        environment = os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
+        return subprocess.run(command, cwd=three_losses, env=environment, capture_output=True,
+                              text=True)
+
+    shown = ended('--results', '.', '--format', 'html', '--rows', 'votes')
+    assert shown.returncode == 0 and not shown.stderr
+    for format, start in dict(text='Own\n\n ', md='### Own\n\n| row', html='<h3>Own</h3>\n').items():
+        fer_nr_tables([str(three_losses/'own.yaml')], results=str(three_losses), format=format)
+        whole = capsys.readouterr().out
+        assert whole.startswith(start) and whole.count('+75.00') == 1
+    cells = re.findall('<td>.*?</td>', shown.stdout)
+    assert cells == re.findall('<td>.*?</td>', whole)[-len(cells):] and len(cells) == 6
+    wrong = ended('--results', 'reslts')
+    assert wrong.returncode == 1 and not wrong.stdout
+    assert wrong.stderr == 'fer_nr: --results reslts: reslts is not there, expected a folder\n'
