@@ -452,7 +452,7 @@ def hardware(recs:list[dict] # records
                      f'{duration(runs)} of training, {speed} images/s.')
     return lines
 
-# %% ../nbs/06b_results.ipynb #216965e5
+# %% ../nbs/06b_results.ipynb #5e1f0b31
 def only_rows(definition:dict, # as from `load_table`
               rows:list[str]   # names of those to keep
              )->dict:          # with a note that says so
@@ -477,6 +477,7 @@ def remarks(definition:dict, # as from `load_table`
     said = unlike_pairs(shown, ran, on)+differences(shown, ran)
     return paper+shown.get('notes', [])+said+hardware(ours)
 
+# %% ../nbs/06b_results.ipynb #216965e5
 def as_text(title, cells, notes)->str:
     "A table for the terminal"
     notes = [textwrap.fill(o, 96, initial_indent='  ', subsequent_indent='    ') for o in notes]

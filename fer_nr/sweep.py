@@ -7,7 +7,7 @@ __all__ = ['COST', 'BEGIN', 'EVALUATION', 'read_tables', 'chosen_rows', 'specs_o
            'image_shape', 'cost_key', 'data_key', 'outline', 'gflop', 'reported', 'KnownSpeeds', 'experience',
            'operations', 'expected_speed', 'estimate', 'images_of', 'clock', 'plan', 'show_plan', 'starter', 'connect',
            'check_workers', 'on_worker', 'ended', 'say_progress', 'on_cluster', 'check_folder', 'check_numbers',
-           'warnings_as_lines', 'fer_nr_sweep', 'fer_nr_tables']
+           'check_places', 'warnings_as_lines', 'fer_nr_sweep', 'fer_nr_tables']
 
 # %% ../nbs/06c_sweep.ipynb #170ab3d4
 import contextlib, json, math, sys, time, warnings
@@ -440,6 +440,14 @@ def check_numbers(seeds:int, limit:int, budget:float):
     if not 0 <= budget < math.inf:
         raise ValueError(f'--budget {budget}: expected minutes, or 0 for no end')
 
+def check_places(runs, results, data_path):
+    "Raises `ValueError` for an option of `fer_nr_sweep` that is no place for what it is meant for"
+    check_folder('runs', runs, made=True)
+    check_folder('results', results, made=True)
+    if not Path(data_path).expanduser().exists(): # a csv file is as good as its folder
+        raise ValueError(f'--data_path {data_path} is not there, expected a folder')
+
+# %% ../nbs/06c_sweep.ipynb #5e1f0c14
 @contextlib.contextmanager
 def warnings_as_lines():
     "Warnings within are lines of a command"
@@ -466,10 +474,7 @@ def fer_nr_sweep(
     "Run what is missing of one or more tables; runs that were cut off continue"
     try:
         check_numbers(seeds, limit, budget)
-        for option, folder in dict(runs=runs, results=results).items():
-            check_folder(option, folder, made=True)
-        if not Path(data_path).expanduser().exists(): # a csv file is as good as its folder
-            raise ValueError(f'--data_path {data_path} is not there, expected a folder')
+        check_places(runs, results, data_path)
         specs = specs_of(read_tables(tables, rows), seeds)
         if not specs:
             raise ValueError('no run in these tables')

@@ -475,7 +475,8 @@ def test_wrong_folders_are_one_line(option, three_losses, capsys):
 def test_odd_records_are_lines_of_a_command(three_losses, tmp_path, capsys):
     "One line each; a sweep says so as well, and makes no folder in a dry run"
     (tmp_path/'odd.json').write_text('{')
-    own, places = str(three_losses/'own.yaml'), dict(results=str(tmp_path), runs=str(tmp_path/'new'))
+    own = str(three_losses/'own.yaml')
+    places = dict(results=str(tmp_path), runs=str(tmp_path/'new'))
     fer_nr_sweep([own], dry_run=True, **places)
     swept = capsys.readouterr().err
     fer_nr_tables([own, own], results=str(tmp_path))
@@ -511,7 +512,8 @@ def test_the_command_in_a_process_of_its_own(three_losses, capsys):
 
     shown = ended('--results', '.', '--format', 'html', '--rows', 'votes')
     assert shown.returncode == 0 and not shown.stderr
-    for format, start in dict(text='Own\n\n ', md='### Own\n\n| row', html='<h3>Own</h3>\n').items():
+    starts = dict(text='Own\n\n ', md='### Own\n\n| row', html='<h3>Own</h3>\n')
+    for format, start in starts.items():
         fer_nr_tables([str(three_losses/'own.yaml')], results=str(three_losses), format=format)
         whole = capsys.readouterr().out
         assert whole.startswith(start) and whole.count('+75.00') == 1
