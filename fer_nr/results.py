@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['NUMBERS', 'FIELDS', 'COLUMNS', 'FORMATS', 'is_positive', 'check_fields', 'answers_of', 'check_answers', 'spec_of',
            'Record', 'read_record', 'records', 'as_record', 'summary', 'outcome', 'paired', 'row_key', 'runs_of',
-           'mean_accuracy', 'difference', 'table', 'signed', 'verdict', 'waits_for', 'printed_row', 'printed_table',
-           'budget_of', 'differences', 'span', 'duration', 'hardware', 'remarks', 'as_text', 'as_markdown', 'as_html',
-           'print_table']
+           'first_of', 'mean_accuracy', 'common_seeds', 'difference', 'table', 'signed', 'verdict', 'waits_for',
+           'printed_row', 'printed_table', 'budget_of', 'differences', 'unlike_pairs', 'span', 'duration', 'hardware',
+           'only_rows', 'remarks', 'as_text', 'as_markdown', 'as_html', 'print_table']
 
 # %% ../nbs/06b_results.ipynb #739889c9
 import html, json, math, textwrap, warnings
@@ -233,20 +233,33 @@ def row_key(spec:RunSpec)->str:
     return json.dumps(fields, sort_keys=True)
 
 def runs_of(definition:dict, # as from `load_table`
-            recs:list[dict]  # records
+            recs:list[dict], # records
+            on:str|None=None # an evaluation set that they must have; None: any
            )->dict:          # name of the row -> seed -> record
     "The records of each row"
     found, keys = {}, {}
     for record in map(as_record, recs):
+        if on and on not in record['labels']:
+            continue
         spec = spec_of(record) # the same object for all seeds
         if id(spec) not in keys:
             keys[id(spec)] = row_key(spec)
-        found.setdefault(keys[id(spec)], {})[record['spec'].get('seed', 0)] = record
+        seeds = found.setdefault(keys[id(spec)], {})
+        seeds.setdefault(record['spec'].get('seed', 0), []).append(record)
     rows = {}
     for row in definition['rows']:
         seeds = found.get(row_key(row['spec']), {}) if row['spec'] else {}
-        rows[row['name']] = dict(sorted(seeds.items()))
+        rows[row['name']] = {seed: first_of(same) for seed, same in sorted(seeds.items())}
     return rows
+
+def first_of(recs:list[dict] # of one row and seed: ids differ where weight files of one name do
+            )->dict:
+    "The first of some records; others of another id are named in a warning"
+    for other in recs:
+        if other['id'] != recs[0]['id']:
+            warnings.warn(f"left out: {other['id']} is of the same row and seed as "
+                          f"{recs[0]['id']}, which was read first")
+    return recs[0]
 
 # %% ../nbs/06b_results.ipynb #5d0d744b
 def mean_accuracy(runs:dict,    # seed -> record
@@ -261,18 +274,28 @@ def mean_accuracy(runs:dict,    # seed -> record
     std = np.std(percent, ddof=1) if len(percent) > 1 else math.nan
     return dict(ours=mean, std=std, seeds=len(percent), n=n, low=100*low, high=100*high)
 
+def common_seeds(runs:dict,    # seed -> record
+                 base:dict,    # the same of the baseline
+                 on:str='test' # evaluation set
+                )->list[int]:
+    "Seeds that a row shares with its baseline, all on the same images"
+    seeds, images = [], None
+    for seed in sorted(runs.keys() & base.keys()):
+        labels = runs[seed]['labels'][on]
+        if labels == base[seed]['labels'][on] and labels == (images or labels):
+            seeds.append(seed)
+            images = labels
+    return seeds
+
 def difference(runs:dict,    # seed -> record
                base:dict,    # the same of the baseline
                on:str='test' # evaluation set
               )->dict:       # difference in points, p
     "What runs gain over those of the baseline with the same seed, on the same images"
-    pairs = []
-    for seed in runs.keys() & base.keys():
-        if runs[seed]['labels'][on] == base[seed]['labels'][on]:
-            pairs.append((base[seed].correct(on), runs[seed].correct(on)))
-    if not pairs:
+    seeds = common_seeds(runs, base, on)
+    if not seeds:
         return dict(difference=math.nan, p=math.nan)
-    a, b = np.array(pairs).swapaxes(0, 1)
+    a, b = (np.array([of[seed].correct(on) for seed in seeds]) for of in (base, runs))
     return dict(difference=100*(b.mean()-a.mean()), p=paired(a, b))
 
 # %% ../nbs/06b_results.ipynb #cddde05e
@@ -281,9 +304,7 @@ def table(definition:dict,           # as from `load_table`
           on:str='test'              # evaluation set
          )->pd.DataFrame:            # paper, ours, std, seeds, n, low, high, difference, p
     "The paper's rows beside ours: mean over seeds, 95 % interval, paired test against the baseline"
-    runs = runs_of(definition, records() if recs is None else recs)
-    for name, seeds in runs.items():
-        runs[name] = {seed: record for seed, record in seeds.items() if on in record['labels']}
+    runs = runs_of(definition, records() if recs is None else recs, on)
     rows = []
     for row in definition['rows']:
         mine, base = runs[row['name']], runs.get(row.get('baseline'), {})
@@ -317,7 +338,8 @@ def waits_for(spec:RunSpec # of a row without a run
              )->str:
     "What a row needs before it can be run"
     needs = []
-    if spec.data != 'ferplus':
+    drawn = 'limit' in find_part('data', spec.data).uses
+    if spec.data != 'ferplus' and not drawn:
         needs.append(f'the images of {spec.data}')
     if spec.weights == 'hub':
         needs.append("weights of timm's hub")
@@ -349,13 +371,15 @@ def printed_row(row,              # of `table`
 
 def printed_table(definition:dict, # as from `load_table`
                   recs:list[dict], # records
-                  on:str='test'    # evaluation set
+                  on:str='test',   # evaluation set
+                  rows:list[str]|None=None # names of those to print; None: all
                  )->pd.DataFrame:  # text, without columns that are empty
-    "A table in print"
+    "A table in print; its comparisons are those of all its rows, whichever are printed"
     specs = {row['name']: row['spec'] for row in definition['rows']}
-    rows = [printed_row(row, specs[name]) for name, row in table(definition, recs, on).iterrows()]
-    rows.sort(key=lambda cells: 'waits for' in cells)
-    cells = pd.DataFrame(rows, columns=COLUMNS, dtype=object).fillna('')
+    lines = [printed_row(row, specs[name]) for name, row in table(definition, recs, on).iterrows()
+             if rows is None or name in rows]
+    lines.sort(key=lambda cells: 'waits for' in cells)
+    cells = pd.DataFrame(lines, columns=COLUMNS, dtype=object).fillna('')
     return cells[[column for column in COLUMNS if (cells[column] != '').any()]]
 
 # %% ../nbs/06b_results.ipynb #3cd59041
@@ -379,6 +403,25 @@ def differences(definition:dict, # as from `load_table`
         if rare:
             said = '; '.join(f"{value} ({', '.join(names)})" for value, names in rare)
             lines.append(f'Rows differ in {field}: {said}; {most} (all others).')
+    return lines
+
+# %% ../nbs/06b_results.ipynb #5e1f0b22
+def unlike_pairs(definition:dict, # as from `load_table`
+                 ran:dict,        # of `runs_of`
+                 on:str='test'    # evaluation set
+                )->list[str]:
+    "Which rows are compared on fewer seeds than they, or their baseline, have"
+    groups = {}
+    for row in definition['rows']:
+        mine, base = ran[row['name']], ran.get(row.get('baseline'), {})
+        seeds = common_seeds(mine, base, on)
+        if mine and base and len(seeds) < max(len(mine), len(base)):
+            groups.setdefault(tuple(seeds), []).append(row['name'])
+    lines = []
+    for seeds, names in groups.items():
+        alone = f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))} alone"
+        how = f'Compared on {alone}' if seeds else 'Not compared, no seed on the same images'
+        lines.append(f"{how}: {'; '.join(names)}.")
     return lines
 
 # %% ../nbs/06b_results.ipynb #84c89feb
@@ -409,16 +452,32 @@ def hardware(recs:list[dict] # records
                      f'{duration(runs)} of training, {speed} images/s.')
     return lines
 
-# %% ../nbs/06b_results.ipynb #216965e5
+# %% ../nbs/06b_results.ipynb #5e1f0b31
+def only_rows(definition:dict, # as from `load_table`
+              rows:list[str]   # names of those to keep
+             )->dict:          # with a note that says so
+    "Part of a table"
+    some = [row for row in definition['rows'] if row['name'] in rows]
+    if len(some) == len(definition['rows']):
+        return definition
+    note = (f"{len(some)} of {len(definition['rows'])} rows; baselines and the correction of p are "
+            "those of the whole table.")
+    return definition | dict(rows=some, notes=[*definition.get('notes', []), note])
+
 def remarks(definition:dict, # as from `load_table`
-            recs:list[dict]  # records
+            recs:list[dict], # records
+            on:str='test',   # evaluation set
+            rows:list[str]|None=None # names of those that are printed; None: all
            )->list[str]:
     "What stands under a table"
-    ran = runs_of(definition, recs)
-    ours = hardware([record for seeds in ran.values() for record in seeds.values()])
-    paper = [f"Paper: {definition['paper']}."] if 'paper' in definition else []
-    return paper+definition.get('notes', [])+differences(definition, ran)+ours
+    ran = runs_of(definition, recs, on)
+    shown = definition if rows is None else only_rows(definition, rows)
+    ours = [record for row in shown['rows'] for record in ran[row['name']].values()]
+    paper = [f"Paper: {shown['paper']}."] if 'paper' in shown else []
+    said = unlike_pairs(shown, ran, on)+differences(shown, ran)
+    return paper+shown.get('notes', [])+said+hardware(ours)
 
+# %% ../nbs/06b_results.ipynb #216965e5
 def as_text(title, cells, notes)->str:
     "A table for the terminal"
     notes = [textwrap.fill(o, 96, initial_indent='  ', subsequent_indent='    ') for o in notes]
@@ -442,10 +501,11 @@ FORMATS = dict(text=as_text, md=as_markdown, html=as_html)
 def print_table(definition:dict,   # as from `load_table`
                 recs:list[dict],   # records
                 format:str='text', # text, md (Markdown) or html
-                on:str='test'      # evaluation set
+                on:str='test',     # evaluation set
+                rows:list[str]|None=None # names of those to print; None: all
                )->str:
     "Title, rows and remarks of a table; raises `ValueError` for another format"
     if format not in FORMATS:
         raise ValueError(unknown('format', format, FORMATS))
-    cells, notes = printed_table(definition, recs, on), remarks(definition, recs)
+    cells, notes = printed_table(definition, recs, on, rows), remarks(definition, recs, on, rows)
     return FORMATS[format](definition['title'], cells, notes)

@@ -63,6 +63,8 @@ def load_table(path: Path | str, change: dict | None = None, budget=None) -> dic
     for row in rows.values():
         with named_place(f"{path}, row {row['name']!r}"):
             full_rows.append(full_row(row, shared, change, rows, path))
+    with named_place(path):
+        check_same_runs(rows, full_rows)
     title = content.get('title', path.stem)
     changed = dict(budget=budget) | change if budget else change
     if changed:
@@ -119,6 +121,8 @@ def check_row(row):
         raise ValueError('it has no name')
     if 'spec' not in row and 'paper' not in row:
         raise ValueError("it lacks `spec` (a run of ours) or `paper` (somebody's number)")
+    if 'grid' in row and 'spec' not in row:
+        raise ValueError('it has a grid and no `spec` that the grid could change')
     for field, values in row.get('grid', {}).items():
         if not isinstance(values, list) or not values:
             raise ValueError(f'grid of {field} is {str(values)[:40]!r}: expected a list of values')
@@ -151,7 +155,8 @@ def grid_rows(row: dict) -> list[dict]:
     for values in itertools.product(*grid.values()):
         tag = ', '.join(f'{field} {in_print(value)}' for field, value in zip(grid, values))
         spec = row.get('spec', {}) | dict(zip(grid, values))
-        rows.append(row | {'name': f"{row['name']}, {tag}", 'spec': spec, 'tag': tag})
+        name = f"{row['name']}, {tag}"
+        rows.append(row | {'name': name, 'spec': spec, 'tag': tag, 'grid_of': row['name']})
     return rows
 
 
@@ -176,6 +181,22 @@ def full_row(row: dict, shared: dict, change: dict, names: dict, near: Path) -> 
         if full['baseline'] == full['name']:
             raise ValueError('baseline: the row itself, expected another one')
     return full
+
+
+def check_same_runs(rows: dict, full_rows: list[dict]):
+    "Raises `ValueError` if a row is the same run as its baseline, or as another row of its grid"
+    runs = {row['name']: row['spec'].canonical('name') | {'seed': 'any'}
+            for row in full_rows if row['spec']}
+    first = {}
+    for row in full_rows:
+        name, grid = row['name'], rows[row['name']].get('grid_of')
+        others = [row.get('baseline')]
+        if grid:
+            others.append(first.setdefault((grid, str(runs[name])), name))
+        for other in others:
+            if other in runs and other != name and runs[other] == runs.get(name):
+                raise ValueError(f'row {name!r} is the same run as {other!r}: what they differ in '
+                                 'is not looked at, or is changed in every row')
 
 
 def percentage(value) -> float:

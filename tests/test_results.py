@@ -4,7 +4,10 @@ import hashlib
 import html
 import json
 import math
+import os
 import re
+import subprocess
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,30 +18,43 @@ from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from fer_nr.results import (Record, differences, print_table, read_record, records, runs_of,
-                            spec_of, summary, table, verdict)
+from fer_nr.reading import read_yaml
+from fer_nr.results import (Record, differences, paired, print_table, read_record, records,
+                            runs_of, spec_of, summary, table, verdict)
 from fer_nr.spec import RunSpec, read_params, spec_from
-from fer_nr.sweep import read_tables, specs_of
+from fer_nr.sweep import fer_nr_sweep, fer_nr_tables, read_tables, specs_of
 from fer_nr.tables import find_table, load_table, params_folder
+from test_runs import BIN
 
 ROOT = Path(__file__).parent.parent
 TABLES = sorted(file.stem for file in (ROOT/'nbs/experiments/params/tables').glob('*.yaml'))
 PUBLISHED = {file.stem: json.loads(file.read_text())
              for file in sorted((ROOT/'results').glob('*.json'))}
+CANONICAL = {name: spec_from(record['spec']).canonical('name')
+             for name, record in PUBLISHED.items()}
 
 
-def definition_of(name):
-    "A table at the budget at which its published runs were made"
-    at_three = name.startswith(('table', 'control', 'label'))
-    return load_table(find_table(name), budget='three_epochs' if at_three else None)
+def budgets_of(name):
+    "A table's own budget, and that of the first published runs where it has one to change"
+    return [None, 'three_epochs'] if 'budget' in read_yaml(find_table(name)) else [None]
 
 
-def of_row(spec, seed=0):
-    "The published record of a row, found by what its spec says, without the package's way"
-    for record in PUBLISHED.values():
-        mine, other = spec.canonical('name'), spec_from(record['spec']).canonical('name')
-        if mine | {'seed': seed} == other:
-            return record
+BUDGETS = [(name, budget) for name in TABLES for budget in budgets_of(name)]
+
+
+@pytest.fixture(scope='module')
+def published():
+    "The published records as the package reads them"
+    return records(ROOT/'results')
+
+
+def of_row(spec):
+    "Seed -> published record of a row, found by what its spec says, without the package's way"
+    mine, found = spec.canonical('name'), {}
+    for name, other in CANONICAL.items():
+        if mine | {'seed': other['seed']} == other:
+            found[other['seed']] = PUBLISHED[name]
+    return dict(sorted(found.items()))
 
 
 def equal_characters(answers, labels):
@@ -46,41 +62,69 @@ def equal_characters(answers, labels):
     return [answer == label for answer, label in zip(answers, labels, strict=True)]
 
 
-@pytest.mark.parametrize('name', TABLES)
-def test_every_number_a_second_way(name):
-    "Counts of equal characters, statsmodels' intervals and corrections, scipy's binomial test"
-    definition = definition_of(name)
-    found = table(definition, records(ROOT/'results'))
-    rows = {row['name']: of_row(row['spec']) if row['spec'] else None for row in definition['rows']}
+def right_answers(runs):
+    "(seeds, images): whether each answer to the test images is right"
+    return np.array([equal_characters(record['predictions']['test'], record['labels']['test'])
+                     for record in runs.values()])
+
+
+def sign_flips(votes):
+    "Share of all ways to flip the signs of whole numbers whose sum is as far from 0 as theirs"
+    ways = Counter({0: 1})
+    for vote in filter(None, votes):
+        flipped = Counter()
+        for total, count in ways.items():
+            flipped[total + vote] += count
+            flipped[total - vote] += count
+        ways = flipped
+    far = [count for total, count in ways.items() if abs(total) >= abs(sum(votes))]
+    return sum(far)/sum(ways.values())
+
+
+def test_sign_flips():
+    assert sign_flips([1]*9 + [-1]*3 + [0]) == pytest.approx(binomtest(9, 12).pvalue)
+    assert sign_flips([2, 1, -1]) == 6/8 and sign_flips([0]) == 1
+    a, b = np.random.default_rng(0).integers(0, 2, (2, 3, 50))
+    assert paired(a, b) == pytest.approx(sign_flips((b - a).sum(0).tolist()))
+
+
+@pytest.mark.parametrize('name,budget', BUDGETS)
+def test_every_number_a_second_way(name, budget, published):
+    "Counts of equal characters, statsmodels' intervals and corrections, all ways to flip signs"
+    definition = load_table(find_table(name), budget=budget)
+    found = table(definition, published)
+    rows = {row['name']: of_row(row['spec']) if row['spec'] else {} for row in definition['rows']}
     raw = {}
     for row in definition['rows']:
-        record, line = rows[row['name']], found.loc[row['name']]
-        assert line.seeds == (record is not None)
-        if not record:
+        runs, line = rows[row['name']], found.loc[row['name']]
+        assert line.seeds == len(runs)
+        if not runs:
             assert math.isnan(line.ours)
             continue
-        answers, labels = record['predictions']['test'], record['labels']['test']
-        right = equal_characters(answers, labels)
-        low, high = proportion_confint(sum(right), len(right), method='wilson')
-        expected = 100*np.array([np.mean(right), low, high])
+        right = right_answers(runs)
+        low, high = proportion_confint(round(right.sum()/len(runs)), right.shape[1],
+                                       method='wilson')
+        expected = 100*np.array([right.mean(), low, high])
         assert np.allclose([line.ours, line.low, line.high], expected, atol=1e-3)
-        base = rows.get(row.get('baseline'))
-        if base:
-            before = equal_characters(base['predictions']['test'], labels)
-            gained, lost = sum(np.greater(right, before)), sum(np.less(right, before))
-            assert line.difference == pytest.approx(100*(gained - lost)/len(right))
-            differing = int(gained + lost)
-            raw[row['name']] = binomtest(int(gained), differing).pvalue if differing else 1.
+        spread = pd.Series(100*right.mean(1)).std()
+        assert line['std'] == pytest.approx(spread, nan_ok=True)
+        base = rows.get(row.get('baseline'), {})
+        common = [seed for seed in runs if seed in base]
+        if common:
+            after, before = (right_answers({seed: of[seed] for seed in common})
+                             for of in (runs, base))
+            votes = (after.sum(0) - before.sum(0)).tolist()
+            assert line.difference == pytest.approx(100*sum(votes)/after.size)
+            raw[row['name']] = sign_flips(votes)
     if raw:
         corrected = multipletests(list(raw.values()), method='holm')[1]
         assert np.allclose(found.p[list(raw)], corrected)
     assert found.p.notna().sum() == len(raw)
 
 
-def test_published_records_are_whole_and_summarised():
-    found = records(ROOT/'results')
-    assert [record['id'] for record in found] == list(PUBLISHED) and len(found) >= 11
-    for record in found:
+def test_published_records_are_whole_and_summarised(published):
+    assert [record['id'] for record in published] == list(PUBLISHED) and len(published) >= 11
+    for record in published:
         for on, row in summary(record).iterrows():
             stored = record['metrics'][on]
             assert row.top1 == stored['correct']/stored['n'] and row.n == stored['n']
@@ -89,27 +133,33 @@ def test_published_records_are_whole_and_summarised():
             assert row.ece == stored['ece'] and row.nll == stored['nll']
 
 
-def id_today(record):
-    "A record's id by today's code; where its weights are an earlier run's, by the hash they had"
-    spec = spec_from(record['spec'])
-    if not spec.weights.startswith('ferplus-'):
-        return spec.id
-    known = record['canonical']
-    assert spec.canonical('name') == known | {'weights': spec.weights}
-    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
-    return f"{record['id'].rpartition('-')[0]}-{digest[:8]}"
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_published_ids_survive(name):
+    """A record's id follows from its canonical form, and that from its spec by today's code
 
-
-def test_published_ids_survive(weights, monkeypatch):
-    """Later fields, and the moves of tables and code, keep the names of earlier runs
-
-    Each run is a row of some table.
+    But for the digits that stand for a weight file's content, which no file is needed for.
     """
+    record, spec = PUBLISHED[name], spec_from(PUBLISHED[name]['spec'])
+    known = record['canonical']
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    assert record['id'] == name and name.rpartition('-')[2] == digest[:8]
+    files = {field: known[field] for field in spec.weight_files()}
+    assert CANONICAL[name] | files == known
+    assert all(re.fullmatch('[0-9a-f]{16}', text) for text in files.values())
+
+
+def test_ids_by_the_weight_files(weights, monkeypatch):
+    "Where they are at hand, today's id is the published one; an earlier run's are not"
     monkeypatch.setenv('FER_NR_WEIGHTS', str(weights))
-    assert all(id_today(record) == name for name, record in PUBLISHED.items())
+    specs = {name: spec_from(record['spec']) for name, record in PUBLISHED.items()}
+    ids = {name: spec.id for name, spec in specs.items() if not spec.weights.startswith('ferplus-')}
+    assert len(ids) > 20 and all(found == name for name, found in ids.items())
+
+
+def test_every_published_run_is_in_a_table(published):
     shown = set()
-    for name in TABLES:
-        runs = runs_of(definition_of(name), records(ROOT/'results'))
+    for name, budget in BUDGETS:
+        runs = runs_of(load_table(find_table(name), budget=budget), published)
         shown |= {record['id'] for seeds in runs.values() for record in seeds.values()}
     assert shown == set(PUBLISHED)
 
@@ -210,6 +260,16 @@ BAD_TABLES = {  # what is wrong: (the file, what is said after the file's name)
     'a baseline of itself': ('rows: [{name: a, spec: {}, baseline: a}]', 'the row itself'),
     'a grid that is no list': ('rows: [{name: a, spec: {}, grid: {lr: 3}}]',
                                'grid of lr is .* expected a list of values'),
+    'a grid of a number without a run': ('rows: [{name: a, paper: 1, grid: {lr: [1, 2]}}]',
+                                         r'row 1 \(a\): it has a grid and no `spec`'),
+    'a grid of what the loss does not look at': (
+        'rows: [{name: a, spec: {loss: ce}, grid: {alpha: [.2, .5]}}]',
+        "row 'a, alpha 0.5' is the same run as 'a, alpha 0.2'"),
+    'a grid of seeds, which each row has': (
+        'rows: [{name: a, spec: {}, grid: {seed: [0, 1]}}]', "'a, seed 1' is the same run"),
+    'a baseline that is the same run': (
+        'rows: [{name: a, spec: {}}, {name: b, baseline: a, spec: {gamma: 5}}]',
+        "row 'b' is the same run as 'a': what they differ in is not looked at"),
     'a grid of a million': ('rows: [{name: a, spec: {}, grid: {seed: &s [1,2,3,4,5,6,7,8,9,10], '
                             'epochs: *s, bs: *s, gamma: *s, limit: *s, up_size: *s}}]',
                             'more than 2,000 combinations'),
@@ -229,6 +289,13 @@ def test_bad_tables_are_one_line(what, tmp_path):
     with pytest.raises(ValueError, match=rf't\.yaml.*{expected}') as said:
         load_table(tmp_path/'t.yaml')
     assert '\n' not in str(said.value)
+
+
+def test_a_change_that_makes_two_rows_one():
+    "The controls vary the rate, so no rate can be given to all of them"
+    with pytest.raises(ValueError, match="lr 0.0003' is the same run as 'vanilla'.*in every row"):
+        load_table(find_table('controls'), dict(lr=1e-3))
+    load_table(find_table('controls'), dict(img_size=96))
 
 
 @pytest.mark.parametrize('name', TABLES)
@@ -277,14 +344,14 @@ def test_the_programme(weights, monkeypatch):
     assert [spec.img_size for spec in larger] == [224]*5
 
 
-def toy(seed, loss, answers, **kwargs):
-    "A record of four images with these answers"
+def toy(seed, loss, answers, labels='0123', **kwargs):
+    "A record of a few images of four classes with these answers"
     spec = RunSpec(data='synthetic', loss=loss, seed=seed)
     cost = dict(seconds=60., images_per_s=1.)
-    data = dict(name='synthetic', vocab=['a', 'b', 'c', 'd'], images=dict(test=4))
+    data = dict(name='synthetic', vocab=['a', 'b', 'c', 'd'], images=dict(test=len(labels)))
     record = dict(id=spec.id, spec=asdict(spec), parameters=1, device='toy', data=data, **cost,
                   history=[dict(epoch=1) | cost], metrics={}, predictions=dict(test=answers),
-                  labels=dict(test='0123'))
+                  labels=dict(test=labels))
     return Record(record | kwargs)
 
 
@@ -317,3 +384,141 @@ def test_params_are_parameters_of_runs():
     names = {file.stem for file in params_folder().glob('*.yaml')}
     assert {'demo', 'vit_ti', 'twelve_epochs'} <= names
     assert spec_of(dict(spec=dict(seed=1))) == RunSpec()
+
+@pytest.fixture(scope='module')
+def three_losses(tmp_path_factory):
+    "A folder with a table of three rows and a record of each, on twelve images"
+    folder = tmp_path_factory.mktemp('three')
+    rows = [dict(name='CE', spec={}),
+            dict(name='focal', baseline='CE', spec=dict(loss='focal')),
+            dict(name='votes', baseline='CE', spec=dict(loss='votes'))]
+    base = dict(data='synthetic')
+    (folder/'own.yaml').write_text(json.dumps(dict(title='Own', base=base, rows=rows)))
+    labels = '012301230123'
+    for loss, answers in dict(ce='0'*12, focal='0123'*2 + '0'*4, votes=labels).items():
+        record = toy(0, loss, answers, labels)
+        (folder/f'{loss}.json').write_text(json.dumps(record))
+    return folder
+
+
+def printed(capsys, *tables, **options):
+    "What the command prints to both streams"
+    fer_nr_tables([str(table) for table in tables], format='md', **options)
+    return capsys.readouterr()
+
+
+def test_rows_are_compared_as_in_the_whole_table(three_losses, capsys):
+    "Of 12 images 3, 9 and 12 are right: p is 2/2⁶ and 2/2⁹, twice the smaller after Holm"
+    own = three_losses/'own.yaml'
+    whole, _ = printed(capsys, own, results=three_losses, runs=three_losses)
+    both, said = printed(capsys, own, 'table1', rows='votes', results=three_losses,
+                         runs=three_losses)
+    line = '| votes | 100.00 | 75.75 – 100.00 | 1 × 12 | +75.00 | 0.0078 |'
+    assert line in whole and '| +50.00 | 0.031 |' in whole and 'of 3 rows' not in whole
+    assert line in both and '| focal' not in both and '| CE' not in both
+    assert '1 of 3 rows; baselines' in both and 'Table 1' not in both and not said
+
+
+def test_two_records_of_a_row_and_seed():
+    "Weight files of one name with other content: the first record counts, the other is named"
+    row = dict(name='CE', spec=RunSpec(data='synthetic'))
+    first, other = toy(0, 'ce', '0123'), Record(toy(0, 'ce', '0000') | dict(id='other'))
+    with pytest.warns(UserWarning, match=f"left out: other is .* row and seed as {first['id']}"):
+        runs = runs_of(dict(rows=[row]), [first, other, first])
+    assert runs['CE'] == {0: first}
+
+
+TWO_LOSSES = dict(title='T', rows=[
+    dict(name='CE', spec=RunSpec(data='synthetic')),
+    dict(name='focal', baseline='CE', spec=RunSpec(data='synthetic', loss='focal'))])
+
+
+@pytest.mark.parametrize('ce,focal,said', [
+    ({0: '0123'}, {0: '0123', 1: '0120'}, '  Compared on seed 0 alone: focal.'),
+    ({0: '0123', 1: '0120', 2: '0'*4}, {0: '0123', 2: '0'*4},
+     '  Compared on seeds 0, 2 alone: focal.'),
+    ({0: '0123'}, {1: '0123'}, '  Not compared, no seed on the same images: focal.'),
+    ({0: '0123', 1: '0'*8}, {0: '0123', 1: '0'*8}, '  Compared on seed 0 alone: focal.'),
+    ({0: '0123', 1: '0120'}, {0: '0123', 1: '0120'}, None),
+    ({}, {0: '0123'}, None)])
+def test_seeds_that_a_difference_counts_are_said(ce, focal, said):
+    "In each case the difference is 0, whatever the means beside it are; 8 images are others than 4"
+    toys = [toy(seed, loss, answers, '0123'*(len(answers)//4))
+            for loss, runs in (('ce', ce), ('focal', focal)) for seed, answers in runs.items()]
+    difference = table(TWO_LOSSES, toys).loc['focal', 'difference']
+    assert math.isnan(difference) or difference == 0
+    lines = print_table(TWO_LOSSES, toys).splitlines()
+    assert [line for line in lines if 'ompared' in line] == ([said] if said else [])
+
+
+WRONG_PLACES = {  # the option: its command, what is said
+    'results=gone': (fer_nr_tables, '--results {}/gone: {}/gone is not there, expected a folder'),
+    'runs=gone': (fer_nr_tables, '--runs {}/gone: {}/gone is not there, expected a folder'),
+    'results=ce.json': (fer_nr_sweep, '--results {}/ce.json: {}/ce.json is a file, expected a'),
+    'runs=ce.json/new': (fer_nr_sweep, '--runs {}/ce.json/new: {}/ce.json is a file, expected a'),
+    'data_path=gone': (fer_nr_sweep, '--data_path {}/gone is not there, expected a folder'),
+}
+
+
+@pytest.mark.parametrize('option', WRONG_PLACES)
+def test_wrong_folders_are_one_line(option, three_losses, capsys):
+    command, expected = WRONG_PLACES[option]
+    name, place = option.split('=')
+    more = dict(dry_run=True) if command is fer_nr_sweep else {}
+    with pytest.raises(SystemExit) as ended:
+        command([str(three_losses/'own.yaml')], **{name: str(three_losses/place)}, **more)
+    out, said = capsys.readouterr()
+    assert ended.value.code == 1 and not out and said.count('\n') == 1
+    assert said.startswith('fer_nr: ' + expected.replace('{}', str(three_losses)))
+
+
+def test_odd_records_are_lines_of_a_command(three_losses, tmp_path, capsys):
+    "One line each; a sweep says so as well, and makes no folder in a dry run"
+    (tmp_path/'odd.json').write_text('{')
+    own = str(three_losses/'own.yaml')
+    places = dict(results=str(tmp_path), runs=str(tmp_path/'new'))
+    fer_nr_sweep([own], dry_run=True, **places)
+    swept = capsys.readouterr().err
+    fer_nr_tables([own, own], results=str(tmp_path))
+    assert capsys.readouterr().err == swept and swept.count('\n') == 1
+    assert swept.startswith(f'fer_nr: left out: {tmp_path}/odd.json is not JSON')
+    assert not (tmp_path/'new').exists()
+
+
+@pytest.mark.parametrize('options,said', [
+    (dict(seeds=0), '--seeds 0: expected 1 or more'),
+    (dict(seeds=-3), '--seeds -3: expected'),
+    (dict(limit=-1), '--limit -1: expected a number of runs, or 0 for all'),
+    (dict(budget=-5.), '--budget -5.0: expected minutes'),
+    (dict(budget=math.nan), '--budget nan: expected minutes'),
+    (dict(rows='Who'), 'no run in these tables')])
+def test_sweeps_of_nothing_are_one_line(options, said, tmp_path, capsys):
+    rows = [dict(name='CE', spec=dict(data='synthetic')), dict(name="Who's", paper=88.)]
+    (tmp_path/'own.yaml').write_text(json.dumps(dict(rows=rows)))
+    with pytest.raises(SystemExit) as ended:
+        fer_nr_sweep([str(tmp_path/'own.yaml')], runs=str(tmp_path), dry_run=True, **options)
+    assert ended.value.code == 1
+    out, line = capsys.readouterr()
+    assert not out and line.startswith(f'fer_nr: {said}') and line.count('\n') == 1
+
+
+def test_the_command_in_a_process_of_its_own(three_losses, capsys):
+    "A part as HTML like the whole, and one line for a wrong folder; no folder `runs` is needed"
+    def ended(*args):
+        command = [BIN/'fer_nr_tables', 'own.yaml', *args]
+        environment = os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
+        return subprocess.run(command, cwd=three_losses, env=environment, capture_output=True,
+                              text=True)
+
+    shown = ended('--results', '.', '--format', 'html', '--rows', 'votes')
+    assert shown.returncode == 0 and not shown.stderr
+    starts = dict(text='Own\n\n ', md='### Own\n\n| row', html='<h3>Own</h3>\n')
+    for format, start in starts.items():
+        fer_nr_tables([str(three_losses/'own.yaml')], results=str(three_losses), format=format)
+        whole = capsys.readouterr().out
+        assert whole.startswith(start) and whole.count('+75.00') == 1
+    cells = re.findall('<td>.*?</td>', shown.stdout)
+    assert cells == re.findall('<td>.*?</td>', whole)[-len(cells):] and len(cells) == 6
+    wrong = ended('--results', 'reslts')
+    assert wrong.returncode == 1 and not wrong.stdout
+    assert wrong.stderr == 'fer_nr: --results reslts: reslts is not there, expected a folder\n'

@@ -148,13 +148,19 @@ def test_ctrl_c_loses_nothing(tmp_path, capsys):
 def test_ten_thousand_records(tmp_path):
     """They load and tabulate, a damaged one among them is named
 
-    Each seed counts once, also if it is there twice.
+    Each seed counts once, also if it is there twice. Those with votes know the first 1,000 images.
     """
     real = json.loads(next((ROOT/'results').glob('*.json')).read_text())
     real = real | dict(metrics={})
+    answers, labels = real['predictions']['test'], real['labels']['test']
+    better = real['predictions'] | dict(test=labels[:1000] + answers[1000:])
+    gained = sum(answer != label for answer, label in zip(answers[:1000], labels))
     for i in range(10_000):
         spec = real['spec'] | dict(loss=('ce', 'votes')[i % 2], seed=i//2)
-        (tmp_path/f'{i}.json').write_text(json.dumps(real | dict(id=f'{i % 9999}', spec=spec)))
+        record = real | dict(id=f'{i % 9999}', spec=spec)
+        if i % 2:
+            record['predictions'] = better
+        (tmp_path/f'{i}.json').write_text(json.dumps(record))
     (tmp_path/'5.json').write_text('{"id": ')
     with pytest.warns(UserWarning, match=r'5\.json is not JSON') as said:
         found = records(tmp_path)
@@ -163,4 +169,6 @@ def test_ten_thousand_records(tmp_path):
     votes = dict(name='votes', baseline='ce', spec=replace(base, loss='votes'))
     rows = table(dict(rows=[dict(name='ce', spec=base), votes]), found)
     assert rows.seeds.tolist() == [5000, 4998]
-    assert rows.loc['votes', 'difference'] == 0 and rows.loc['votes', 'p'] == 1
+    difference, p = rows.loc['votes', ['difference', 'p']]
+    assert difference == pytest.approx(100*gained/len(labels)) and gained > 100
+    assert p == pytest.approx(2*.5**gained, rel=1e-6), 'all gained, none lost'
