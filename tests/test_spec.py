@@ -110,7 +110,7 @@ def test_yaml_is_read_by_the_types_of_the_fields(text, expected, tmp_path):
 
 REFUSED = {
     'epochs=1.5': 'epochs is .1.5.: expected a whole number',
-    'epochs=': "epochs is '': expected a whole number",
+    'epochs=': 'epochs= is empty: expected a value',
     'lr=nan': "lr is 'nan': expected a number", 'lr=inf': "lr is 'inf'", 'lr=1e999': 'lr is',
     'lr=fast': "lr is 'fast': expected a number", 'stn=n': "stn is 'n': expected true or false",
     'up=no': "up 'no' is unknown: expected one of", 'augment=no': "augment 'no' is unknown",
