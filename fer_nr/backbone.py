@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ARCHS', 'SOURCES', 'check_arch', 'build_trunk', 'misfit', 'resampled_tables', 'trunk_with', 'trunk_from_file',
            'trunk_from_hub', 'make_trunk', 'mlp_head', 'linear_head', 'FERModel', 'pooled_features', 'trunk_size',
-           'fer_model', 'scaled_groups', 'param_groups', 'resizer_args', 'resizer_of', 'save_weights', 'load_weights',
-           'load_model', 'find_method']
+           'fer_model', 'scaled_groups', 'param_groups', 'resizer_args', 'resizer_of', 'save_weights', 'class_names',
+           'load_weights', 'load_model', 'find_method']
 
 # %% ../nbs/03_backbone.ipynb #12afe0b2
 import copy
@@ -354,6 +354,11 @@ def save_weights(model:nn.Module, # as `fer_model` or a method made it, with `ar
     except TypeError as error:
         raise ValueError(f'{path}: meta or args hold what JSON cannot: {error}') from None
     return path
+
+def class_names(meta:dict # of a file: the shipped one's, or what a training left
+               )->list|None: # None: it does not name them
+    "The classes of a model, in the order of its answers"
+    return meta.get('vocab') or meta.get('classes')
 
 # %% ../nbs/03_backbone.ipynb #20306f82
 def _read_model(path):

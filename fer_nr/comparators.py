@@ -399,8 +399,9 @@ class EACMethod(ModelMethod):
     def make(self, plain, n_classes):
         check_places(plain, self.name)
         if pooled_features(plain.trunk) != plain.trunk.num_features:
-            raise ValueError(f"eac weighs the last feature maps by its classifier, and "
-                             f"{plain.args['arch']} has a layer between them: expected another trunk")
+            arch = plain.args['arch']
+            raise ValueError('eac weighs the last feature maps by its classifier, and '
+                             f'{arch} has a layer between them: expected another trunk')
         return EAC(plain, n_classes, self.consistency)
 
 # %% ../nbs/07_comparators.ipynb #eb479514

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .backbone import FERModel, load_model
+from .backbone import FERModel, class_names, load_model
 from .files import regular_file, replacing
 from .registry import unknown
 
@@ -204,7 +204,7 @@ def about_model(meta:dict # of a model's file
                )->dict:  # vocab (None: not said), temperature, grey
     "What a file says of classes and images: the shipped one, or what a training left"
     channels = meta.get('images', [1])[0]
-    return dict(vocab=meta.get('vocab') or meta.get('classes'),
+    return dict(vocab=class_names(meta),
                 temperature=meta.get('temperature', 1.), grey=meta.get('grey', channels == 1))
 
 def read_run(folder:Path|str # of a run, with best.safetensors and record.json

@@ -291,7 +291,8 @@ def brief(faces:pd.DataFrame, # of a `Recognizer`
 
 # %% ../nbs/08_recognize.ipynb #6280f6c0
 def check_outside(folder:Path|str, # for annotated copies
-                  photos:list # photographs, videos, folders or patterns
+                  photos:list, # photographs, videos, folders or patterns
+                  sources:list # what `find_sources` finds there
                  ):
     "Raise one line if copies would replace photographs, or be taken for such by the next call"
     copies = Path(folder).resolve()
@@ -299,7 +300,7 @@ def check_outside(folder:Path|str, # for annotated copies
         if photo.is_dir() and photo.resolve() in (copies, *copies.parents):
             raise ValueError(f'{folder} lies in {photo}: expected a folder outside of it, '
                              'or the next call takes the copies for photographs')
-    for source in find_sources(photos):
+    for source in sources:
         if copies in (source.parent.resolve(), source.resolve().parent):
             raise ValueError(f'{folder} is where {source} lies: expected another folder, '
                              'or copies replace photographs')
@@ -310,11 +311,11 @@ def check_outside(folder:Path|str, # for annotated copies
 
 # %% ../nbs/08_recognize.ipynb #6280f6c2
 def check_csv(path:Path|str, # for the table
-              photos:list # photographs, videos, folders or patterns
+              sources:list # photographs and videos, of `find_sources`
              ):
     "Raise one line if the table would replace what is no table"
     path = Path(path)
-    if path.resolve() in [source.resolve() for source in find_sources(photos)]:
+    if path.resolve() in [source.resolve() for source in sources]:
         raise ValueError(f'{path} is to be read: expected another file for the table')
     if path.is_dir():
         raise ValueError(f'{path} is a folder: expected a file for the table')
@@ -346,17 +347,17 @@ def fer_nr_predict(
 ):
     "What ten people would say about each face: what they see in it, not what somebody feels"
     try:
+        sources = find_sources([Path(photo) for photo in photos])
         if csv:
-            check_csv(csv, photos)
+            check_csv(csv, sources)
             check_folder(Path(csv).parent)
         if annotate:
-            check_outside(annotate, photos)
+            check_outside(annotate, photos, sources)
             check_folder(annotate)
         recognize = Recognizer(model or None)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # they are printed below
-            faces = recognize([Path(o) for o in photos], detect=not cut, every=every,
-                              progress=sys.stderr.isatty())
+            faces = recognize(sources, not cut, every=every, progress=sys.stderr.isatty())
     except (ValueError, OSError, ImportError) as error:
         fail(error)
     except KeyboardInterrupt:

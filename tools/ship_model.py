@@ -2,8 +2,8 @@
 
     python tools/ship_model.py runs/ID [--record results/ID.json] [--data fer2013]
 
-The file itself is measured: the temperature of its votes on the validation faces, its metrics on the test
-faces. Afterwards the notebooks that show it, the model card among them, are run again.
+The file itself is measured: the temperature of its votes on the validation faces, its metrics on
+the test faces. Afterwards the notebooks that show it, the model card among them, are run again.
 """
 import argparse
 import os
